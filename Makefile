@@ -1,0 +1,36 @@
+# `make demo` and `make test` need only Python 3.11+, make and a C compiler; both make .venv first.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: demo test test-fast lint bench clean
+
+$(BIN)/lrpot: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable .
+	@touch $@
+
+# The tests' own tools: pytest, SchNetPack (an oracle for PaiNN), ruff, mypy.
+$(VENV)/.dev: $(BIN)/lrpot
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+demo: $(BIN)/lrpot
+	$(BIN)/python examples/01_nacl_main_job.py --out runs/demo --overwrite
+
+test: $(VENV)/.dev lint
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.dev
+	$(BIN)/python -m pytest -m 'not slow' -q
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/run_all.py
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,11 @@
+"""Short-range networks: a graph goes in, atom features come out.
+
+A backbone is a module with `forward(batch, vectors) -> AtomFeatures` and the attributes `cutoff` (A) and `features`.
+"""
+
+from lrpot.backbones.features import AtomFeatures
+from lrpot.backbones.painn import PaiNN
+
+BACKBONES = {"painn": PaiNN}
+
+__all__ = ["BACKBONES", "AtomFeatures", "PaiNN"]

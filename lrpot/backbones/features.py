@@ -1,0 +1,19 @@
+"""What every backbone returns."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class AtomFeatures(NamedTuple):
+    """Features of N atoms.
+
+    Attributes:
+        scalar: (N, F), invariant under rotation.
+        vector: (N, 3, F), rotates with the crystal; None if the backbone has none.
+    """
+
+    scalar: Tensor
+    vector: Tensor | None

@@ -1,0 +1,64 @@
+"""Configuration -> potential with fresh weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from lrpot.backbones import BACKBONES
+from lrpot.backbones.painn import MAX_ATOMIC_NUMBER
+from lrpot.charges import CHARGES
+from lrpot.config import BackboneConfig, KernelConfig, ModelConfig
+from lrpot.errors import ConfigError
+from lrpot.kspace import FCN, CoulombComplement, FreeKernel, GaussianCoulomb, LearnedKernel, ReciprocalSum
+from lrpot.kspace.energy import splitting
+from lrpot.potential import LongRange, Potential, ShortRange
+
+# Above this, the halves of the Coulomb sum disagree by more than a good network's error.
+POOR_TOLERANCE = 1e-4
+
+
+def build_potential(config: ModelConfig, elements: Iterable[int]) -> Potential:
+    """A potential whose network is random, whose readout is zero and whose charges are zero.
+
+    Args:
+        config: what it consists of.
+        elements: atomic numbers that it shall know.
+    Raises:
+        ConfigError: cutoffs in real and reciprocal space that do not belong together.
+    """
+    elements = sorted({int(z) for z in elements})
+    settings = config.backbone.model_dump(exclude={"name"})
+    short = ShortRange(BACKBONES[config.backbone.name](**settings), MAX_ATOMIC_NUMBER + 1)
+    if config.kernel.form == "none":
+        return Potential(short, None, elements)
+    charges = CHARGES[config.charges.kind](elements, neutrality=config.charges.neutrality)
+    reciprocal, complement = build_reciprocal(config.kernel, config.backbone)
+    return Potential(short, LongRange(charges, reciprocal, complement), elements)
+
+
+def build_reciprocal(kernel: KernelConfig, backbone: BackboneConfig) -> tuple[ReciprocalSum, CoulombComplement | None]:
+    """The reciprocal sum and, for a Coulomb kernel, its real-space half."""
+    k_cutoff = resolve_k_cutoff(kernel, backbone.cutoff)
+    fcn = FCN(k_cutoff, kernel.basis, kernel.hidden, kernel.layers).double()
+    if kernel.form == "free":
+        return ReciprocalSum(FreeKernel(fcn), k_cutoff, envelope=kernel.envelope), None
+    sigma, left_out = splitting(backbone.cutoff, k_cutoff)
+    if left_out > POOR_TOLERANCE:
+        needed = -2.0 * math.log(POOR_TOLERANCE) / backbone.cutoff
+        raise ConfigError(
+            f"model.kernel.k_cutoff = {k_cutoff:g} 1/A and model.backbone.cutoff = {backbone.cutoff:g} A leave out "
+            f"{left_out:.0e} of the Coulomb sum; raise k_cutoff to {needed:.1f} or more, or set it to auto"
+        )
+    prior = GaussianCoulomb(sigma)
+    reciprocal = ReciprocalSum(LearnedKernel(prior, fcn), k_cutoff, envelope=kernel.envelope)
+    if kernel.complement == "none":
+        return reciprocal, None
+    return reciprocal, CoulombComplement(prior, backbone.cutoff, onset=min(kernel.envelope, 0.9))
+
+
+def resolve_k_cutoff(kernel: KernelConfig, cutoff: float) -> float:
+    """k_cutoff in 1/A; "auto" is where exp(-cutoff k_cutoff / 2) falls to the tolerance (see `splitting`)."""
+    if kernel.k_cutoff == "auto":
+        return -2.0 * math.log(kernel.tolerance) / cutoff
+    return float(kernel.k_cutoff)

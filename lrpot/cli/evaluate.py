@@ -1,0 +1,59 @@
+"""`lrpot evaluate`: errors of a model on labelled structures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lrpot.cli.options import Device, DType, Precision
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="Model file.")],
+    data: Annotated[Path, typer.Argument(help="Labelled structures (energy eV, forces eV/A, stress eV/A^3).")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Directory for evaluation.json and parity.png.", show_default="beside the model"),
+    ] = None,
+    device: Device = "cpu",
+    dtype: Precision = DType.float64,
+) -> None:
+    """MAE, RMSE and largest error of energy per atom (eV/atom), forces (eV/A) and stress (eV/A^3)."""
+    import json
+
+    import torch
+
+    from lrpot import plots
+    from lrpot.console import Console
+    from lrpot.data.readers import read_rows, to_structures
+    from lrpot.errors import DataError
+    from lrpot.evaluation import evaluate_structures
+    from lrpot.files import check_writable, write_text
+    from lrpot.model_file import load
+
+    console = Console()
+    folder = model.parent if out is None else out
+    name = data.name.split(".")[0]
+    results, picture = folder / f"evaluation-{name}.json", folder / f"parity-{name}.png"
+    check_writable(results)
+    potential = load(model, device=device, dtype=getattr(torch, dtype.value))
+    rows = read_rows(data)
+    structures = to_structures(rows, potential.cutoff, elements=potential.elements)
+    if not any(label in s for s in structures for label in ("energy", "forces", "stress")):
+        raise DataError(f"{data}: no row has an energy, forces or stress to compare with; use lrpot predict")
+    with console.progress("evaluating", len(structures), "structures") as update:
+        evaluation = evaluate_structures(potential, structures, progress=update)
+    errors = evaluation.errors()
+    lines = [
+        [f"{quantity} ({values['unit']})", *(f"{values[kind]:.3e}" for kind in ("mae", "rmse", "max"))]
+        for quantity, values in errors.items()
+        if isinstance(values, dict)
+    ]
+    title = f"{errors['n_structures']} structures, {errors['n_atoms']} atoms"
+    console.table(title, ["quantity", "MAE", "RMSE", "max"], lines)
+    write_text(results, json.dumps({"model": str(model), "data": str(data), **errors}, indent=1))
+    plots.parity(evaluation, picture)
+    console.line(f"wrote {results}")
+    console.line(f"wrote {picture}")

@@ -1,0 +1,103 @@
+"""`lrpot fit`: labelled structures -> a run directory with a model."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lrpot.cli.options import DType
+
+
+class Kernel(StrEnum):
+    coulomb = "coulomb"
+    free = "free"
+    none = "none"
+
+
+class Schedule(StrEnum):
+    auto = "auto"
+    published = "published"
+    physical_start = "physical-start"
+    physics_first = "physics-first"
+
+
+def fit(
+    data: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Labelled structures in any format that ASE reads (energy eV, forces eV/A, stress eV/A^3)."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Directory of the run.")] = Path("runs/fit"),
+    config: Annotated[
+        Path | None, typer.Option("--config", help="YAML file with settings.", show_default="none")
+    ] = None,
+    stages: Annotated[
+        int | None, typer.Option("--stages", help="1: all at once; 3: one after the other.", show_default="3")
+    ] = None,
+    schedule: Annotated[
+        Schedule | None, typer.Option("--schedule", help="What each stage sees.", show_default="auto")
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", help="Short-range network: painn.", show_default="painn")
+    ] = None,
+    charges: Annotated[
+        str | None, typer.Option("--charges", help="Charge model: embedding.", show_default="embedding")
+    ] = None,
+    kernel: Annotated[
+        Kernel | None,
+        typer.Option("--kernel", help="Long-range kernel; none: the network alone.", show_default="coulomb"),
+    ] = None,
+    valid: Annotated[Path | None, typer.Option("--valid", help="Validation file.", show_default="10 % of DATA")] = None,
+    test: Annotated[Path | None, typer.Option("--test", help="Test file.", show_default="10 % of DATA")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE ...",
+            help="Any setting, such as training.max_epochs=50 training.lr=1e-3 model.backbone.cutoff=5 (A).",
+            show_default="none",
+        ),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove what is in --out first.")] = False,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Leave out rows that cannot be used, and say which.")
+    ] = False,
+    device: Annotated[
+        str | None, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1, ...", show_default="cpu")
+    ] = None,
+    dtype: Annotated[
+        DType | None, typer.Option("--dtype", help="Precision of the network in training.", show_default="float32")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Seed of weights, split and order.", show_default="0")
+    ] = None,
+) -> None:
+    """Fit a potential in three stages: real space, reciprocal space, both.
+
+    The defaults shown hold where neither --config nor --set says otherwise; `training.max_epochs` counts per stage.
+    The run leaves model.pt, config.yaml, metrics.csv, results.json, parity.png, learning_curves.png and kernel.png.
+    """
+    from lrpot.config import parse_settings
+    from lrpot.training.fit import fit as run
+
+    settings: dict[str, Any] = {
+        "training.stages": stages,
+        "training.schedule": schedule and schedule.value,
+        "model.backbone.name": backbone,
+        "model.charges.kind": charges,
+        "model.kernel.form": kernel and kernel.value,
+        "data.valid": valid and str(valid),
+        "data.test": test and str(test),
+        "data.skip_bad_rows": skip_bad_rows or None,
+        "training.device": device,
+        "training.dtype": dtype and dtype.value,
+        "training.seed": seed,
+    }
+    settings = {name: value for name, value in settings.items() if value is not None}
+    settings |= parse_settings(set_ or [])
+    run(data, out=out, config=config, settings=settings, resume=resume, overwrite=overwrite)

@@ -1,0 +1,92 @@
+"""`lrpot`: gathers the commands and turns every end of a command into an exit code.
+
+0 done; 1 something the user can mend, told in one line; 2 wrong usage; 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+
+import typer
+
+from lrpot import __version__
+from lrpot.cli import data, evaluate, fit, info, md, predict
+from lrpot.errors import Interrupted, LrpotError
+
+app = typer.Typer(
+    name="lrpot",
+    help="Long-range machine-learned interatomic potentials, learned in reciprocal space.",
+    epilog="Add --debug to any command to see the traceback behind an error.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(data.app, name="data")
+app.command("fit")(fit.fit)
+app.command("evaluate")(evaluate.evaluate)
+app.command("predict")(predict.predict)
+app.command("md")(md.md)
+app.command("info")(info.info)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: bool = typer.Option(False, "--version", help="Print the version and stop.", is_eager=True),
+) -> None:
+    if version:
+        print(f"lrpot {__version__}")
+        raise typer.Exit
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and leave the process with its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = repeat_set([word for word in words if word != "--debug"])
+    if not debug:
+        warnings.simplefilter("ignore")  # other packages' warnings are for developers
+    sys.exit(run(words, debug=debug))
+
+
+def run(words: Sequence[str], *, debug: bool = False) -> int:
+    """Run one command; returns its exit code."""
+    try:
+        app(args=list(words), prog_name="lrpot")
+    except SystemExit as leave:  # typer's own ends: done (0), wrong usage (2), Ctrl-C (130)
+        return leave.code if isinstance(leave.code, int) else int(leave.code is not None)
+    except Interrupted as error:
+        print(f"lrpot: {error}", file=sys.stderr)
+        return 130
+    except (LrpotError, MemoryError) as error:
+        if debug:
+            traceback.print_exc()
+        print(f"lrpot: error: {_one_line(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def repeat_set(words: Sequence[str]) -> list[str]:
+    """`--set a=1 b=2` -> `--set a=1 --set b=2`, since an option of click takes a fixed number of words."""
+    out: list[str] = []
+    inside = False
+    for word in words:
+        if word == "--set":
+            inside = True
+            continue
+        inside = inside and not word.startswith("-") and "=" in word
+        out += ["--set", word] if inside else [word]
+    if words and words[-1] == "--set":
+        out.append("--set")
+    return out
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    main()

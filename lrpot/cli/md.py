@@ -1,0 +1,82 @@
+"""`lrpot md`: molecular dynamics with a model."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lrpot.cli.options import Device, DType, Precision, Seed
+
+
+class Ensemble(StrEnum):
+    nve = "nve"
+    nvt = "nvt"
+
+
+def md(
+    model: Annotated[Path, typer.Argument(help="Model file.")],
+    structure: Annotated[Path, typer.Argument(help="Starting crystal (the last row of the file).")],
+    ensemble: Annotated[Ensemble, typer.Option("--ensemble", help="nve, or nvt (Langevin).")] = Ensemble.nve,
+    temperature: Annotated[float, typer.Option("--temperature", help="K.")] = 300.0,
+    steps: Annotated[int, typer.Option("--steps", help="Number of steps.")] = 1000,
+    timestep: Annotated[float, typer.Option("--timestep", help="fs.")] = 1.0,
+    friction: Annotated[float, typer.Option("--friction", help="Of the nvt bath, 1/fs.")] = 0.01,
+    interval: Annotated[int, typer.Option("--interval", help="Steps between frames.")] = 10,
+    supercell: Annotated[
+        tuple[int, int, int], typer.Option("--supercell", help="Repeat the crystal along its lattice vectors.")
+    ] = (1, 1, 1),
+    out: Annotated[Path, typer.Option("--out", help="Trajectory: .traj, .extxyz or .xyz.")] = Path("md.traj"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing trajectory.")] = False,
+    device: Device = "cpu",
+    dtype: Precision = DType.float64,
+    seed: Seed = 0,
+) -> None:
+    """Run MD; writes the trajectory and a picture of energy conservation beside it."""
+    from lrpot import plots
+    from lrpot.console import Console
+    from lrpot.data.readers import read_rows
+    from lrpot.errors import ConfigError, Interrupted, OutputError
+    from lrpot.files import check_writable
+    from lrpot.interfaces.ase import LRCalculator
+    from lrpot.md import run_md
+
+    if out.suffix not in (".traj", ".extxyz", ".xyz"):
+        raise ConfigError(f"--out {out}: unknown ending {out.suffix!r}; use .traj, .extxyz or .xyz")
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out}: exists already; add --overwrite to replace it, or choose another --out")
+    if min(supercell) < 1:
+        raise ConfigError(f"--supercell {supercell}: numbers must be 1 or more")
+    check_writable(out)
+    atoms = read_rows(structure)[-1].atoms.repeat(supercell)
+    atoms.calc = LRCalculator(model, device=device, dtype=dtype.value)
+    console = Console()
+    with console.progress(f"{ensemble.value}, {len(atoms)} atoms", steps, "steps") as update:
+        try:
+            run = run_md(
+                atoms,
+                ensemble=ensemble.value,
+                temperature=temperature,
+                steps=steps,
+                timestep=timestep,
+                friction=friction,
+                interval=interval,
+                seed=seed,
+                trajectory=out,
+                progress=update,
+            )
+        except KeyboardInterrupt:
+            raise Interrupted(f"stopped by Ctrl-C; {out} holds the frames so far") from None
+    mean = sum(run.temperature) / len(run.temperature)
+    speed = f"{1e3 * run.seconds_per_step:.1f} ms/step"
+    line = f"{steps} steps of {timestep:g} fs, {len(atoms)} atoms, {speed}, mean {mean:.0f} K"
+    if ensemble is Ensemble.nve:
+        line += f", energy drift {run.drift:.1e} eV/atom/ps"
+    console.line(line)
+    picture = plots.energy_conservation(
+        run.time_fs, run.potential, run.kinetic, run.n_atoms, out.with_suffix(".energy.png")
+    )
+    console.line(f"wrote {out}")
+    console.line(f"wrote {picture}")

@@ -1,0 +1,46 @@
+"""`lrpot predict`: a model and files of crystals -> a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lrpot.cli.options import Device, DType, Precision
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(help="Model file.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="Crystals in any format that ASE reads: CIF, extxyz, POSCAR, ...")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="results.csv, or .extxyz with forces, stress and charges.", show_default="none"),
+    ] = None,
+    device: Device = "cpu",
+    dtype: Precision = DType.float64,
+) -> None:
+    """Energy (eV), largest force (eV/A), pressure (GPa) and charges (e) of every crystal."""
+    import torch
+
+    from lrpot.console import Console
+    from lrpot.errors import ConfigError
+    from lrpot.files import check_writable
+    from lrpot.model_file import load
+    from lrpot.prediction import predict as run
+    from lrpot.prediction import summary, write_predictions
+
+    if out is not None:
+        if out.suffix not in (".csv", ".extxyz", ".xyz"):
+            raise ConfigError(f"--out {out}: unknown ending {out.suffix!r}; use .csv or .extxyz")
+        check_writable(out)
+    console = Console()
+    potential = load(model, device=device, dtype=getattr(torch, dtype.value))
+    predictions = run(potential, files)
+    header, lines = summary(predictions)
+    console.table(str(model), header, lines)
+    if out is not None:
+        write_predictions(predictions, out)
+        console.line(f"wrote {out}")

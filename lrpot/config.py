@@ -1,0 +1,277 @@
+"""Every setting of a fit, with its unit, default and meaning; YAML in, YAML out."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lrpot.errors import ConfigError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
+
+
+class BackboneConfig(_Section):
+    """The short-range network."""
+
+    name: Literal["painn"] = Field("painn", description="Which network.")
+    features: int = Field(64, ge=1, description="Width: features per atom.")
+    interactions: int = Field(3, ge=1, description="Message-passing steps.")
+    radial_basis: int = Field(20, ge=2, description="Gaussians in the distance.")
+    cutoff: float = Field(5.0, gt=0, description="Reach of an edge, A.")
+    cutoff_function: Literal["smooth", "cosine"] = Field(
+        "smooth", description="smooth: two continuous derivatives; cosine: one (SchNetPack's)."
+    )
+
+
+class ChargesConfig(_Section):
+    """The charges of the long-range part."""
+
+    kind: Literal["embedding"] = Field("embedding", description="embedding: one learned charge per element.")
+    init: Literal["prefit", "oxidation", "zero"] | dict[str, float] = Field(
+        "prefit",
+        description="Where charges start: prefit (linear fit of forces before any network; needs kernel coulomb), "
+        "oxidation (oxidation states), zero, or a table {Na: 1.0, Cl: -1.0}, e.",
+    )
+    pair_cutoff: float = Field(
+        4.5, gt=0, description="Reach of the prefit's pair splines, A; widened where it misses a pair of elements."
+    )
+    neutrality: Literal["background", "shift"] = Field(
+        "background", description="background: charges kept, uniform background; shift: mean taken off (published)."
+    )
+
+
+class KernelConfig(_Section):
+    """The learned kernel Phi(|k|) of E_long = 1/V sum_k Phi |S|^2."""
+
+    form: Literal["coulomb", "free", "none"] = Field(
+        "coulomb",
+        description="coulomb: Gaussian Coulomb times (1 + FCN); free: FCN alone (published); none: no long range.",
+    )
+    k_cutoff: float | Literal["auto"] = Field(
+        "auto", description="Largest |k|, 1/A; auto: what `tolerance` needs at the backbone's cutoff."
+    )
+    tolerance: float = Field(
+        1e-7,
+        gt=0,
+        lt=1,
+        description="What the two halves of the Coulomb sum may leave out, relative; for k_cutoff auto.",
+    )
+    envelope: float = Field(
+        0.9, ge=0, le=1, description="Fraction of a cutoff at which its taper begins; 1: no envelope in k (published)."
+    )
+    complement: Literal["coulomb", "none"] = Field(
+        "coulomb", description="coulomb: the real-space half of the Coulomb sum is added; none: it is not (published)."
+    )
+    basis: int = Field(16, ge=1, description="Cosines in |k| that the FCN reads.")
+    hidden: int = Field(32, ge=1, description="Width of the FCN.")
+    layers: int = Field(2, ge=0, description="Residual layers of the FCN.")
+
+
+class ModelConfig(_Section):
+    """What the potential consists of."""
+
+    backbone: BackboneConfig = Field(BackboneConfig(), description="The short-range network.")
+    charges: ChargesConfig = Field(ChargesConfig(), description="The charges of the long-range part.")
+    kernel: KernelConfig = Field(KernelConfig(), description="The learned kernel.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelConfig:
+        if self.kernel.form == "free" and self.charges.init == "prefit":
+            self.charges.init = "oxidation"  # the prefit is a Coulomb fit; a free kernel has no Coulomb to fit with
+        return self
+
+
+class DataConfig(_Section):
+    """Where the structures come from and how they are divided."""
+
+    train: str | None = Field(None, description="File of labelled structures; anything that ASE reads.")
+    valid: str | None = Field(None, description="Validation file; without one, a part of `train` is held back.")
+    test: str | None = Field(None, description="Test file, used only for the final table.")
+    valid_fraction: float = Field(0.1, gt=0, lt=1, description="Part of `train` held back for validation.")
+    test_fraction: float = Field(0.1, ge=0, lt=1, description="Part of `train` held back for testing.")
+    skip_bad_rows: bool = Field(False, description="Leave out rows that cannot be used, and count them.")
+
+    @model_validator(mode="after")
+    def _some_left(self) -> DataConfig:
+        if self.valid_fraction + self.test_fraction >= 1.0:
+            raise ValueError("valid_fraction + test_fraction leave nothing to train on; lower them")
+        return self
+
+
+class TrainingConfig(_Section):
+    """How the model is fitted."""
+
+    stages: Literal[1, 3] = Field(
+        3, description="3: real space, then reciprocal space with the real part frozen, then both; 1: all at once."
+    )
+    schedule: Literal["auto", "published", "physical-start", "physics-first"] = Field(
+        "auto",
+        description="What the stages see: published (stage 1 has no long range), physical-start (stage 1 has it, "
+        "frozen), physics-first (charges and kernel before the network); auto: physical-start for coulomb, else "
+        "published.",
+    )
+    max_epochs: int = Field(100, ge=1, description="Epochs of each stage, at most.")
+    batch_size: int = Field(16, ge=1, description="Structures per step.")
+    lr: float = Field(2e-3, gt=0, description="Learning rate of Adam for the network.")
+    lr_long: float | Literal["auto"] = Field(
+        "auto", description="Learning rate for charges and kernel; auto: lr times (residual / long-range forces)."
+    )
+    lr_factor: float = Field(0.5, gt=0, lt=1, description="The learning rate is multiplied by this on a plateau.")
+    lr_patience: int = Field(8, ge=1, description="Epochs without improvement before that.")
+    patience: int = Field(30, ge=1, description="Epochs without improvement that end a stage.")
+    min_improvement: float = Field(1e-3, ge=0, lt=1, description="What counts as improvement, relative.")
+    energy_weight: float = Field(1.0, ge=0, description="Weight of the energy per atom in the loss.")
+    force_weight: float = Field(1.0, ge=0, description="Weight of the forces in the loss.")
+    stress_weight: float = Field(0.1, ge=0, description="Weight of the stress in the loss, where it is labelled.")
+    gradient_clip: float = Field(10.0, gt=0, description="Largest norm of the gradient of the loss.")
+    dtype: Literal["float32", "float64"] = Field("float32", description="Precision of the network in training.")
+    device: str = Field("cpu", description="cpu, cuda, cuda:1, ...")
+    seed: int = Field(0, ge=0, description="Seed of weights, split and order.")
+
+
+class FitConfig(_Section):
+    """All settings of `lrpot fit`."""
+
+    data: DataConfig = Field(DataConfig(), description="The structures.")
+    model: ModelConfig = Field(ModelConfig(), description="The potential.")
+    training: TrainingConfig = Field(TrainingConfig(), description="The fit.")
+
+    @model_validator(mode="after")
+    def _schedule(self) -> FitConfig:
+        form, schedule = self.model.kernel.form, self.training.schedule
+        if schedule == "physics-first" and form == "none":
+            raise ValueError("schedule physics-first needs a long-range part, but kernel.form is none; choose coulomb")
+        return self
+
+    @property
+    def schedule(self) -> str:
+        """The schedule, with "auto" decided."""
+        if self.training.schedule != "auto":
+            return self.training.schedule
+        return "physical-start" if self.model.kernel.form == "coulomb" else "published"
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def make_config(
+    source: str | Path | Mapping[str, Any] | FitConfig | None = None, settings: Mapping[str, Any] | None = None
+) -> FitConfig:
+    """A checked configuration.
+
+    Args:
+        source: a YAML file, nested settings, or a configuration; None for the defaults.
+        settings: settings by dotted name, e.g. {"training.lr": 1e-3}; they win over `source`.
+    Raises:
+        ConfigError: a file that is not YAML, a name that does not exist (the nearest right one is named), or a value
+            that is not possible.
+    """
+    where = "config"
+    if isinstance(source, (str, Path)):
+        where = str(source)
+        values = _read_yaml(Path(source))
+    elif isinstance(source, FitConfig):
+        values = source.model_dump(mode="json")
+    else:
+        values = _nested_copy(source or {})
+    for name, value in (settings or {}).items():
+        _set(values, name, value)
+    try:
+        return FitConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_explain(error)}") from error
+
+
+def parse_settings(words: Iterable[str]) -> dict[str, Any]:
+    """`["training.lr=1e-3", "data.skip_bad_rows=true"]` -> settings by dotted name; values are read as YAML.
+
+    Raises:
+        ConfigError: a word without "=".
+    """
+    settings: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--set {word}: expected name=value, such as training.lr=1e-3")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {word}: the value cannot be read; quote it") from error
+        # YAML 1.1 reads 1e-3 as a string
+        if isinstance(value, str):
+            with contextlib.suppress(ValueError):
+                value = float(value)
+        settings[name] = value
+    return settings
+
+
+def field_names(section: type[BaseModel] = FitConfig, prefix: str = "") -> list[str]:
+    """The dotted names of all settings."""
+    names = []
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            names += field_names(kind, f"{prefix}{name}.")
+        else:
+            names.append(prefix + name)
+    return names
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as text; give a YAML file") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: is not valid YAML: {' '.join(str(error).split())[:200]}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected sections data, model, training; found {type(values).__name__}")
+    return values
+
+
+def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
+    known = field_names()
+    if dotted not in known and not any(dotted.startswith(f"{name}.") for name in ("model.charges.init",)):
+        near = difflib.get_close_matches(dotted, known, n=1, cutoff=0.5)
+        last = dotted.rsplit(".", 1)[-1]
+        same = [name for name in known if name.rsplit(".", 1)[-1] == last]
+        hint = (same or near or ["one of those in `lrpot fit --help`"])[0]
+        raise ConfigError(f"setting {dotted} does not exist; did you mean {hint}?")
+    *path, last = dotted.split(".")
+    section = values
+    for name in path:
+        section = section.setdefault(name, {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"setting {dotted}: {name} is not a section")
+    section[last] = value
+
+
+def _nested_copy(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _nested_copy(v) if isinstance(v, Mapping) else v for name, v in values.items()}
+
+
+def _explain(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    place = [str(part) for part in problem["loc"]]
+    name = ".".join(part for part in place if not part.startswith(("literal[", "float", "dict[")))
+    if problem["type"] == "extra_forbidden":
+        section: Any = FitConfig
+        for part in place[:-1]:
+            section = section.model_fields[part].annotation
+        near = difflib.get_close_matches(place[-1], section.model_fields, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(section.model_fields)}"
+        return f"setting {name} does not exist; {hint}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{name} = {problem['input']!r}: {message}" if name else message

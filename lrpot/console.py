@@ -1,0 +1,63 @@
+"""What a long task tells a person: lines, tables and progress bars; on a terminal or in a log, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+class Update(Protocol):
+    """Called with how much is done, and a note beside the bar."""
+
+    def __call__(self, done: int, note: str = "") -> None: ...
+
+
+class Console:
+    """Writes results to standard output and progress to standard error (only if that is a terminal)."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.output = RichConsole(highlight=False, soft_wrap=True, quiet=quiet)
+        self.errors = RichConsole(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
+
+    def line(self, text: str = "") -> None:
+        self.output.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        """A line that a person should read, on standard error."""
+        self.errors.print(f"warning: {text}", markup=False, style="yellow")
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """The first column is text, the others are numbers."""
+        table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+        for n, column in enumerate(columns):
+            table.add_column(column, justify="left" if n == 0 else "right", overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        # a log has no width; folding numbers there would only hide them
+        width = None if self.output.is_terminal else 160
+        self.output.print(table, width=width)
+
+    @contextmanager
+    def progress(self, title: str, total: int, unit: str = "") -> Iterator[Update]:
+        """A bar with time elapsed and left; without a terminal, a line at every tenth if it takes long."""
+        if self.quiet or not self.errors.is_terminal:
+            yield lambda done, note="": None
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(unit),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=self.errors, transient=True) as bar:
+            task = bar.add_task(title, total=total, note="")
+            yield lambda done, note="": bar.update(task, completed=done, note=note)

@@ -1,0 +1,1 @@
+"""Crystals from files and recipes: what goes into a model."""

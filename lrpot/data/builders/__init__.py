@@ -1,0 +1,1 @@
+"""Recipes that compute data sets from scratch, one module for each."""

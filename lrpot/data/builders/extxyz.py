@@ -1,0 +1,38 @@
+"""Extended XYZ with every digit. ASE reads it, but writes positions and forces with 8 decimals only."""
+
+from __future__ import annotations
+
+from ase import Atoms
+
+
+def extxyz_text(atoms: Atoms) -> str:
+    """One structure with its labels as the lines of an extended XYZ file.
+
+    Numbers are written as Python's `repr`: the shortest text that reads back as the same double. `atoms.info`
+    comes first in the comment line.
+
+    Args:
+        atoms: positions and cell in A; `atoms.calc` holds `energy` (eV) and `forces` ((n_atoms, 3), eV/A);
+            `atoms.info` holds Python's own int, float and str (without quotes).
+    Source: the format is that of https://github.com/libAtoms/extxyz.
+    """
+    results = atoms.calc.results
+    header = {
+        **atoms.info,
+        "energy": float(results["energy"]),
+        "pbc": " ".join("FT"[periodic] for periodic in atoms.pbc.tolist()),
+        "Lattice": " ".join(map(repr, atoms.cell.array.ravel().tolist())),
+        "Properties": "species:S:1:pos:R:3:forces:R:3",
+    }
+    lines = [str(len(atoms)), " ".join(f"{key}={_value(value)}" for key, value in header.items())]
+    for symbol, position, force in zip(
+        atoms.symbols, atoms.positions.tolist(), results["forces"].tolist(), strict=True
+    ):
+        lines.append(" ".join([symbol, *map(repr, position), *map(repr, force)]))
+    return "\n".join(lines) + "\n"
+
+
+def _value(value: int | float | str) -> str:
+    if isinstance(value, str):
+        return f'"{value}"' if " " in value else value
+    return repr(value)

@@ -1,0 +1,95 @@
+"""Edges of a crystal graph, by vesin."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from vesin import NeighborList
+
+from lrpot.errors import StructureError
+from lrpot.structure import Structure
+
+# No two nuclei come this close; a file that says so is wrong.
+OVERLAP = 0.1
+
+# A cell so small that every atom has more neighbours than this is a mistake in units.
+MAX_NEIGHBOURS = 100_000
+
+
+def add_edges(structure: Structure, cutoff: float) -> Structure:
+    """Give a structure every directed edge (j -> i) with 0 < |r_ij| < cutoff, periodic images included.
+
+    Args:
+        structure: any cell: smaller than the cutoff, skewed, left-handed, of mixed periodicity.
+        cutoff: A.
+    Returns:
+        the same object, with `edge_index` (2, E), sorted by centre, and `edge_shift` (E, 3).
+    Raises:
+        StructureError: positions that are not numbers, a singular cell, or atoms closer than 0.1 A.
+    """
+    positions = structure.positions.numpy()
+    pbc = structure.pbc[0].numpy()
+    check_geometry(positions, structure.cell[0].numpy(), pbc)
+    centre, neighbour, shift, distance = _pairs(positions, _box(structure.cell[0].numpy(), pbc), pbc, cutoff)
+    if distance.size and distance.min() < OVERLAP:
+        worst = int(distance.argmin())
+        raise StructureError(
+            f"atoms {centre[worst]} and {neighbour[worst]} are {distance[worst]:.3g} A apart "
+            f"(less than {OVERLAP} A); remove one of them or correct the positions"
+        )
+    structure.edge_index = torch.from_numpy(np.stack([neighbour, centre]))
+    structure.edge_shift = torch.from_numpy(shift)
+    return structure
+
+
+def check_geometry(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> None:
+    """Refuse what no neighbour list can treat.
+
+    Args:
+        positions: (N, 3), A. cell: (3, 3), A. pbc: (3,) bool.
+    Raises:
+        StructureError: no atoms, numbers that are not finite, or a cell without volume along periodic directions.
+    """
+    if len(positions) == 0:
+        raise StructureError("the structure has no atoms; remove the row or correct the file")
+    if not np.isfinite(positions).all():
+        atom = int(np.flatnonzero(~np.isfinite(positions).all(axis=1))[0])
+        raise StructureError(f"the position of atom {atom} is not a finite number; correct it")
+    if not np.isfinite(cell).all():
+        raise StructureError("the cell holds a number that is not finite; correct it")
+    if not pbc.any():
+        return
+    lengths = np.linalg.norm(cell[pbc], axis=1)
+    # volume of the periodic directions relative to a right-angled cell of the same lengths
+    gram = cell[pbc] @ cell[pbc].T
+    if lengths.min() < 1e-3 or np.sqrt(max(np.linalg.det(gram), 0.0)) < 1e-6 * lengths.prod():
+        raise StructureError(
+            f"the cell has no volume (lattice vectors of {', '.join(f'{x:.3g}' for x in lengths)} A span nothing); "
+            "correct the cell, or set pbc to False"
+        )
+    per_atom = 4.2 * len(positions) / max(np.sqrt(np.linalg.det(gram)), 1e-300)
+    if pbc.all() and per_atom * OVERLAP**3 > 1.0:
+        raise StructureError(
+            f"{len(positions)} atoms share a cell of {np.sqrt(np.linalg.det(gram)):.3g} A^3; check its units (A)"
+        )
+
+
+def _pairs(
+    positions: np.ndarray, box: np.ndarray, pbc: np.ndarray, cutoff: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    finder = NeighborList(cutoff=cutoff, full_list=True, sorted=True)
+    centre, neighbour, shift, distance = finder.compute(
+        points=positions, box=box, periodic=pbc, quantities="ijSd", copy=True
+    )
+    return centre.astype(np.int64), neighbour.astype(np.int64), shift.astype(np.float64), distance
+
+
+def _box(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
+    """The cell with its non-periodic vectors replaced by unit normals, which vesin wants and nothing depends on."""
+    box = cell.copy()
+    for axis in np.flatnonzero(~pbc):
+        box[axis] = 0.0
+        # the right singular vectors beyond the rank are orthogonal to all rows
+        _, _, right = np.linalg.svd(box)
+        box[axis] = right[-1] if box.any() else np.eye(3)[axis]
+    return box

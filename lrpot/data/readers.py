@@ -1,0 +1,193 @@
+"""Files -> atoms -> structures. Every row that cannot be used is reported with its file, number and reason."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.data import chemical_symbols
+from ase.stress import voigt_6_to_full_3x3_stress
+
+from lrpot.data.neighbours import add_edges
+from lrpot.errors import DataError, LrpotError, StructureError, UnknownElementError
+from lrpot.structure import Structure, make_structure
+
+
+@dataclass(frozen=True)
+class Row:
+    """One crystal of a file.
+
+    Attributes:
+        file: where it was read. number: its place there, from 0. atoms: the crystal with its labels.
+    """
+
+    file: Path
+    number: int
+    atoms: Atoms
+
+    def __str__(self) -> str:
+        return f"{self.file}, row {self.number}"
+
+
+def read_rows(path: str | Path, *, progress: Callable[[int], None] | None = None) -> list[Row]:
+    """Every crystal of a file in any format that ASE reads (extxyz, gzipped too, CIF, POSCAR, traj, db, ...).
+
+    Args:
+        path: the file.
+        progress: called with the number of rows read so far.
+    Raises:
+        DataError: the file is missing, empty, or not readable as crystals; the message names the row it broke at.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path}: no such file; check the path")
+    if path.is_dir():
+        raise DataError(f"{path}: is a directory; name the file in it")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: is empty; nothing to read")
+    rows: list[Row] = []
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for number, atoms in enumerate(ase.io.iread(path, index=":")):
+                rows.append(Row(path, number, atoms))
+                if progress is not None:
+                    progress(number + 1)
+    except Exception as error:  # each of ASE's many readers fails in a way of its own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"{path}: row {len(rows)} cannot be read ({type(error).__name__}: {reason[:200]}); "
+            "correct that row, or give a file that ase.io.read reads"
+        ) from error
+    if not rows:
+        raise DataError(f"{path}: holds no crystals; nothing to read")
+    return rows
+
+
+def to_structure(atoms: Atoms, cutoff: float, *, elements: Iterable[int] | None = None) -> Structure:
+    """Atoms with whatever labels they carry -> structure with edges.
+
+    Labels are taken from the attached calculator's results (ASE's readers put them there) and must be finite; the
+    total charge from `atoms.info["charge"]`, in e, else zero.
+
+    Args:
+        atoms: the crystal.
+        cutoff: A.
+        elements: atomic numbers that the model knows; None allows all.
+    Raises:
+        StructureError: a geometry that cannot be treated. UnknownElementError: an element outside `elements`.
+        DataError: a label that is not a number or has the wrong shape.
+    """
+    check_elements(atoms.numbers, elements)
+    labels = labels_of(atoms)
+    stress = labels.get("stress")
+    structure = make_structure(
+        atoms.numbers,
+        atoms.positions,
+        atoms.cell.array,
+        atoms.pbc,
+        total_charge=float(atoms.info.get("charge", 0.0)),
+        energy=None if "energy" not in labels else float(labels["energy"]),
+        forces=labels.get("forces"),
+        stress=None if stress is None else voigt_6_to_full_3x3_stress(stress),
+    )
+    return add_edges(structure, cutoff)
+
+
+def labels_of(atoms: Atoms) -> dict[str, np.ndarray]:
+    """energy (eV), forces (N, 3) (eV/A) and stress (6,) (eV/A^3, Voigt order), where the atoms carry them.
+
+    Raises:
+        DataError: a label that is not finite or has the wrong shape.
+    """
+    labels = {}
+    results = {} if atoms.calc is None else atoms.calc.results
+    expected = {"energy": (), "forces": (len(atoms), 3), "stress": (6,)}
+    for name, shape in expected.items():
+        if results.get(name) is None:
+            continue
+        value = np.asarray(results[name], dtype=float)
+        if name == "stress" and value.shape in ((3, 3), (9,)):
+            value = value.reshape(3, 3)[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+        if value.shape != shape:
+            raise DataError(f"{name} has shape {value.shape}, expected {shape}; correct the label")
+        if not np.isfinite(value).all():
+            where = f" of atom {int(np.argwhere(~np.isfinite(value))[0][0])}" if name == "forces" else ""
+            raise DataError(f"{name}{where} is not a finite number; correct or remove the row")
+        labels[name] = value
+    return labels
+
+
+def check_elements(numbers: np.ndarray, elements: Iterable[int] | None) -> None:
+    """Refuse placeholders, and elements that a model does not know.
+
+    Raises:
+        UnknownElementError: names the atom, its element and what is allowed.
+    """
+    if len(numbers) and (numbers.min() < 1 or numbers.max() > 118):
+        atom = int(np.flatnonzero((numbers < 1) | (numbers > 118))[0])
+        raise UnknownElementError(f"atom {atom} is of no element (number {numbers[atom]}); name its element")
+    if elements is None:
+        return
+    known = sorted(elements)
+    unknown = np.flatnonzero(~np.isin(numbers, known))
+    if unknown.size:
+        symbol = chemical_symbols[numbers[unknown[0]]]
+        raise UnknownElementError(
+            f"element {symbol} (atom {unknown[0]}) is not known to the model, which was fitted to "
+            f"{', '.join(chemical_symbols[z] for z in known)}; use a model that covers {symbol} or fit one"
+        )
+
+
+def to_structures(
+    rows: Sequence[Row],
+    cutoff: float,
+    *,
+    elements: Iterable[int] | None = None,
+    require: Sequence[str] = (),
+    skip_bad: Callable[[str], None] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[Structure]:
+    """Rows -> structures; all bad rows are found before any is reported.
+
+    Args:
+        rows: from `read_rows`.
+        cutoff: A.
+        elements: atomic numbers that are allowed; None for all.
+        require: labels that each row must have.
+        skip_bad: told about each bad row, which is then left out; None makes a bad row an error.
+        progress: called with the number of rows done.
+    Raises:
+        DataError: bad rows: the first one's file, row, reason and cure, and how many more.
+    """
+    structures, bad = [], []
+    for done, row in enumerate(rows, 1):
+        try:
+            structure = to_structure(row.atoms, cutoff, elements=elements)
+            for label in require:
+                if label not in structure:
+                    raise DataError(f"has no {label}; add it to the file or remove the row")
+            structures.append(structure)
+        except LrpotError as error:
+            bad.append((row, error))
+        if progress is not None:
+            progress(done)
+    if bad and skip_bad is not None:
+        for row, reason in bad:
+            skip_bad(f"{row}: {reason}")
+        if not structures:
+            raise DataError(f"{rows[0].file}: every row was bad; the first: {bad[0][1]}")
+    elif bad:
+        row, reason = bad[0]
+        more = ""
+        if len(bad) > 1:
+            numbers = ", ".join(str(other.number) for other, _ in bad[1:11])
+            more = f" ({len(bad) - 1} more bad rows: {numbers}{', ...' if len(bad) > 11 else ''})"
+        kind = type(reason) if isinstance(reason, (StructureError, UnknownElementError)) else DataError
+        raise kind(f"{row}: {reason}{more}")
+    return structures

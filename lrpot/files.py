@@ -1,0 +1,128 @@
+"""Files that are either whole or not there: written beside their place, synced, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lrpot.errors import OutputError
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path in the same folder; on a clean exit it is synced and renamed to `path`.
+
+    Whatever stood at `path` before stays untouched until then, and also if the body raises. The temporary name
+    keeps the suffix of `path`, since several writers choose the format by it.
+
+    Raises:
+        OutputError: the folder cannot be made or written, or the disk is full.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        os.close(handle)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({_reason(error)}); choose another place") from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes private files; a result gets the permissions that the user's umask asks for
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        raise OutputError(f"{path}: cannot be written ({_reason(error)}); free or choose another place") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def check_writable(path: str | Path) -> None:
+    """Find out before any work starts whether `path` can be written.
+
+    Raises:
+        OutputError: it cannot.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise OutputError(f"{path}: is a directory, but a file is to be written there; give a file name")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({_reason(error)}); choose another place") from error
+
+
+@contextmanager
+def run_directory(path: str | Path, *, resume: bool, overwrite: bool) -> Iterator[Path]:
+    """Hold a directory for one run. A second run, or results already there, are refused.
+
+    The hold is a lock of the operating system on `run.lock`: it ends with the process, however that ends.
+
+    Args:
+        path: the directory; made if it is not there.
+        resume: go on with what is in it.
+        overwrite: remove what is in it first.
+
+    Raises:
+        OutputError: another process holds it, or it holds results and neither flag is set.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = open(path / "run.lock", "a+", encoding="utf-8")  # noqa: SIM115 (held for the whole run)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be used ({_reason(error)}); choose another --out") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            holder = lock.read().strip() or "unknown"
+            raise OutputError(
+                f"{path}: is in use by another run (process {holder}); wait for it or choose another --out"
+            ) from error
+        content = [item for item in path.iterdir() if item.name != "run.lock"]
+        if content and overwrite:
+            for item in content:
+                shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()
+        elif content and not resume:
+            raise OutputError(
+                f"{path}: already holds files ({content[0].name}, ...); "
+                "add --resume to go on with that run, --overwrite to replace it, or choose another --out"
+            )
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield path
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or type(error).__name__

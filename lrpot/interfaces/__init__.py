@@ -1,0 +1,1 @@
+"""Engines that can drive a model."""

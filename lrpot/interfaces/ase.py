@@ -1,0 +1,91 @@
+"""LRCalculator: a model as an ASE calculator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from lrpot.data.neighbours import add_edges
+from lrpot.data.readers import check_elements
+from lrpot.errors import ConfigError
+from lrpot.model_file import load
+from lrpot.potential import Potential
+from lrpot.structure import make_structure
+
+
+class LRCalculator(Calculator):
+    """Energies, forces, stress and charges of a fitted model, for anything in ASE that takes a calculator.
+
+    atoms.calc = LRCalculator("nacl.pt")
+    atoms.get_potential_energy()          # eV
+    atoms.calc.results["charges"]         # (N,), e
+    atoms.calc.results["energy_long"]     # eV; energy = energy_short + energy_long
+    """
+
+    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "stress", "charges"]
+
+    def __init__(
+        self, model: str | Path | Potential, *, device: str = "cpu", dtype: str = "float64", **kwargs: Any
+    ) -> None:
+        """
+        Args:
+            model: file of a model, or the model itself (it is then moved to `device` and `dtype`).
+            device: cpu, cuda, cuda:1, ...
+            dtype: precision of the network, float64 or float32; charges and the reciprocal core always use float64.
+        Raises:
+            ModelFileError: not a model of lrpot. ConfigError: an unknown precision or device.
+        """
+        super().__init__(**kwargs)
+        if dtype not in ("float64", "float32"):
+            raise ConfigError(f"dtype = {dtype!r} is not known; use float64 or float32")
+        precision = getattr(torch, dtype)
+        if isinstance(model, Potential):
+            model = model.set_precision(precision).to(device).eval()
+        else:
+            model = load(model, device=device, dtype=precision)
+        self.model = model.requires_grad_(False)
+        self.device = torch.device(device)
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Fill `results`: energy, free_energy, energy_short, energy_long (eV), forces (eV/A), charges (e, if the model
+        has any), and stress (eV/A^3, Voigt) if it is asked for.
+
+        Raises:
+            UnknownElementError, StructureError: name the atom and what is wrong.
+        """
+        super().calculate(atoms, properties, system_changes)
+        atoms = self.atoms
+        check_elements(atoms.numbers, self.model.elements)
+        structure = make_structure(
+            atoms.numbers,
+            atoms.positions,
+            atoms.cell.array,
+            atoms.pbc,
+            total_charge=float(atoms.info.get("charge", 0.0)),
+        )
+        batch = add_edges(structure, self.model.cutoff).to(self.device)
+        output = self.model(batch, stress="stress" in properties)
+        energy = float(output["energy"][0])
+        self.results = {
+            "energy": energy,
+            "free_energy": energy,
+            "energy_short": float(output["energy_short"][0]),
+            "energy_long": float(output["energy_long"][0]),
+            "forces": output["forces"].cpu().numpy(),
+        }
+        if "stress" in output:
+            self.results["stress"] = full_3x3_to_voigt_6_stress(output["stress"][0].cpu().numpy())
+        if "charges" in output:
+            self.results["charges"] = np.asarray(output["charges"].sum(dim=1).cpu())

@@ -1,0 +1,109 @@
+"""The wave vectors of a crystal: all inside a sphere, one of each pair +k, -k."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lrpot.errors import StructureError
+
+# One structure factor of this many wave vectors takes about a gigabyte with its derivatives.
+MAX_KVECTORS = 4_000_000
+
+
+@dataclass(frozen=True)
+class KLattice:
+    """The integer triples n of the wave vectors k = n @ reciprocal_cell(cell) inside a half sphere.
+
+    k = 0 is left out, and of +k and -k only the one whose first non-zero index is positive is kept: |S(k)| is the
+    same for both, so sums count each kept vector twice.
+
+    The separable structure factor works on products of a first index n1 >= 0 and a column +-(n2, n3), where only one
+    of each pair of columns is needed; `row`, `column` and `sign` say where each triple is found there.
+
+    Attributes:
+        indices: (K, 3) int64.
+        rows: (H,) int64, the values of n1.
+        columns: (M, 2) int64, the values of (n2, n3), one of each pair.
+        place: (K,) int64, row * M + column of each triple.
+        sign: (K,) int8, +1 where the triple is (n1, n2, n3) of its row and column, -1 where it is (n1, -n2, -n3).
+    """
+
+    indices: Tensor
+    rows: Tensor
+    columns: Tensor
+    place: Tensor
+    sign: Tensor
+
+    def __len__(self) -> int:
+        return self.indices.shape[0]
+
+    def to(self, device: torch.device) -> KLattice:
+        return KLattice(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+def reciprocal_cell(cell: Tensor) -> Tensor:
+    """(..., 3, 3), 1/A: rows b_i with a_i . b_j = 2 pi delta_ij. `cell` has rows a_i, A, of either hand."""
+    return 2.0 * math.pi * torch.linalg.inv(cell).mT
+
+
+def k_lattice(cell: Tensor, k_cutoff: float) -> KLattice:
+    """All wave vectors with 0 < |k| < k_cutoff, half space. Not differentiated: a set of integers.
+
+    The sphere, not a box of indices, makes the set independent of the choice of the cell.
+
+    Args:
+        cell: (3, 3), rows are lattice vectors, A.
+        k_cutoff: 1/A.
+    Raises:
+        StructureError: the sphere holds no vector, or so many that memory would run out (told before any is taken).
+    """
+    lattice = _k_lattice(cell.detach().cpu().numpy().astype(np.float64).tobytes(), float(k_cutoff))
+    return lattice if cell.device.type == "cpu" else lattice.to(cell.device)
+
+
+# Training returns to the same cells every epoch, and MD at constant volume at every step.
+@lru_cache(maxsize=256)
+def _k_lattice(cell_bytes: bytes, k_cutoff: float) -> KLattice:
+    cell = np.frombuffer(cell_bytes).reshape(3, 3)
+    volume = abs(np.linalg.det(cell))
+    # the half sphere's volume over the volume (2 pi)^3 / V of one reciprocal cell
+    expected = volume * k_cutoff**3 / (12.0 * math.pi**2)
+    if expected > MAX_KVECTORS:
+        raise StructureError(
+            f"a cell of {volume:.3g} A^3 has about {expected:.2g} wave vectors below k_cutoff = {k_cutoff:g} 1/A, "
+            f"more than {MAX_KVECTORS:.0e}; remove vacuum from the cell or lower k_cutoff"
+        )
+    # |n_i| = |k . a_i| / 2 pi <= k_cutoff |a_i| / 2 pi
+    n_max = np.floor(k_cutoff * np.linalg.norm(cell, axis=1) / (2.0 * math.pi)).astype(int)
+    n1, n2, n3 = (int(n) for n in n_max)
+    grid = np.stack(
+        np.meshgrid(np.arange(n1 + 1), np.arange(-n2, n2 + 1), np.arange(-n3, n3 + 1), indexing="ij"), axis=-1
+    ).reshape(-1, 3)
+    k_squared = ((grid @ (2.0 * math.pi * np.linalg.inv(cell).T)) ** 2).sum(axis=1)
+    indices = grid[_upper(grid) & (k_squared < k_cutoff**2)]
+    if len(indices) == 0:
+        raise StructureError(
+            f"no wave vector lies below k_cutoff = {k_cutoff:g} 1/A in a cell of {volume:.3g} A^3; raise k_cutoff"
+        )
+    sign = np.where(_upper(indices[:, 1:]) | ~indices[:, 1:].any(axis=1), 1, -1)
+    columns, column = np.unique(indices[:, 1:] * sign[:, None], axis=0, return_inverse=True)
+    place = indices[:, 0] * len(columns) + column.reshape(-1)
+    return KLattice(
+        indices=torch.from_numpy(indices),
+        rows=torch.arange(n1 + 1),
+        columns=torch.from_numpy(columns),
+        place=torch.from_numpy(place),
+        sign=torch.from_numpy(sign.astype(np.int8)),
+    )
+
+
+def _upper(indices: np.ndarray) -> np.ndarray:
+    """(K,) bool: the first index that is not zero is positive."""
+    first = (indices != 0).argmax(axis=1)
+    return np.take_along_axis(indices, first[:, None], axis=1)[:, 0] > 0

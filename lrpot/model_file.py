@@ -1,0 +1,163 @@
+"""Model files: one archive with the weights (safetensors) and a JSON; nothing in it is ever unpickled or executed.
+
+model.pt = zip archive, members stored without compression
+    model.json            format, version, config, units, elements, stages, data
+    weights.safetensors   every parameter and buffer
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from ase.data import atomic_numbers, chemical_symbols
+
+from lrpot._version import __version__
+from lrpot.build import build_potential
+from lrpot.config import ModelConfig
+from lrpot.errors import LrpotError, ModelFileError
+from lrpot.files import atomic_path
+from lrpot.potential import Potential
+
+FORMAT = 1
+UNITS = {"length": "A", "energy": "eV", "forces": "eV/A", "stress": "eV/A^3", "charge": "e", "wave vector": "1/A"}
+_MEMBERS = {"model.json": 16 * 2**20, "weights.safetensors": 2**33}  # name: largest size, bytes
+
+
+@dataclass
+class ModelInfo:
+    """What a model is and where it comes from.
+
+    Attributes:
+        config: the settings of the fit: sections data, model, training.
+        elements: symbols that it was fitted to.
+        stages: one entry per stage of the fit: name, epochs, validation errors, charges.
+        data: the training set: file, rows, hash.
+        units: of everything that goes in and comes out.
+        version: of lrpot that made it.
+        created: date and time, UTC.
+    """
+
+    config: dict[str, Any]
+    elements: list[str]
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    data: dict[str, Any] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=lambda: dict(UNITS))
+    version: str = __version__
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def save(model: Potential, path: str | Path) -> Path:
+    """Write a model; an older file at that path stays whole until the new one is.
+
+    Args:
+        model: with `info` set.
+        path: usually ends in .pt.
+    Raises:
+        OutputError: it cannot be written.
+    """
+    if not isinstance(model.info, ModelInfo):
+        raise ModelFileError(f"{path}: the model has no info; set model.info to a ModelInfo before saving it")
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    header = json.dumps({"format": FORMAT, **asdict(model.info)}, indent=1)
+    path = Path(path)
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        members = {"model.json": header.encode(), "weights.safetensors": safetensors.torch.save(weights)}
+        for name, content in members.items():
+            # a fixed date, so that equal models are equal files
+            archive.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), content)
+    return path
+
+
+def load(path: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> Potential:
+    """Read a model.
+
+    Args:
+        path: the file.
+        device: where its weights go.
+        dtype: precision of the network; None keeps that of the file.
+    Returns:
+        the model, in evaluation mode, with `model.info`.
+    Raises:
+        ModelFileError: no such file, not a model of lrpot, damaged, or of a newer format.
+    """
+    path = Path(path)
+    header, weights = _read(path)
+    if header.get("format") != FORMAT:
+        raise ModelFileError(
+            f"{path}: has model format {header.get('format')!r}, this lrpot reads {FORMAT}; "
+            f"use lrpot {header.get('version', 'of a newer version')}"
+        )
+    try:
+        known = {f.name for f in fields(ModelInfo)}
+        info = ModelInfo(**{name: value for name, value in header.items() if name in known})
+        config = ModelConfig.model_validate(info.config["model"])
+        elements = [atomic_numbers[symbol] for symbol in info.elements]
+        with torch.device("meta"):  # takes no memory, so that a hostile width is refused by its shapes
+            build_potential(config, elements).load_state_dict(weights, assign=True)
+        model = build_potential(config, elements)
+        for part in (model.short.backbone, model.short.readout):
+            part.to(weights["short.readout.last.weight"].dtype)
+        _check_weights(weights)
+        model.load_state_dict(weights)
+    except LrpotError as error:
+        raise ModelFileError(f"{path}: {error}") from error
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelFileError(f"{path}: weights and settings do not fit each other ({reason}); get it anew") from error
+    model.info = info
+    if dtype is not None:
+        model.set_precision(dtype)
+    return model.to(device).eval()
+
+
+def symbols(elements: list[int]) -> list[str]:
+    """Chemical symbols of atomic numbers."""
+    return [chemical_symbols[z] for z in elements]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    if not path.exists():
+        raise ModelFileError(f"{path}: no such file; check the path")
+    if path.is_dir():
+        raise ModelFileError(f"{path}: is a directory; name the model file in it, such as {path / 'model.pt'}")
+    if not zipfile.is_zipfile(path):
+        raise ModelFileError(f"{path}: is not a model of lrpot (no such archive); give a file that `lrpot fit` wrote")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = {item.filename: item for item in archive.infolist()}
+            if set(found) != set(_MEMBERS):
+                # a checkpoint of torch.save is a zip archive too, with a pickle inside; it is not opened
+                raise ModelFileError(
+                    f"{path}: is not a model of lrpot (it holds {', '.join(sorted(found))[:80] or 'nothing'}); "
+                    "give a file that `lrpot fit` wrote"
+                )
+            for name, limit in _MEMBERS.items():
+                item = found[name]
+                if item.compress_type != zipfile.ZIP_STORED or item.file_size > limit:
+                    raise ModelFileError(
+                        f"{path}: {name} in it is compressed or too large; get it from where it was made"
+                    )
+            header = json.loads(archive.read("model.json"))
+            weights = safetensors.torch.load(archive.read("weights.safetensors"))
+    except ModelFileError:
+        raise
+    except Exception as error:  # zip, JSON and safetensors each have exceptions of their own for damage
+        reason = " ".join(str(error).split())[:120]
+        raise ModelFileError(f"{path}: is damaged ({reason}); get it anew from where it was made") from error
+    if not isinstance(header, dict):
+        raise ModelFileError(f"{path}: is damaged (model.json is not an object); get it anew from where it was made")
+    return header, weights
+
+
+def _check_weights(weights: dict[str, torch.Tensor]) -> None:
+    for name, value in weights.items():
+        if value.is_floating_point() and not math.isfinite(float(value.abs().sum())):
+            raise ModelFileError(f"weight {name} is not finite; the fit that made it went wrong")

@@ -1,0 +1,174 @@
+"""Pictures of a fit and of a run: parity, learning curves, the learned kernel, energy conservation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # pictures go to files; no display is needed
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from lrpot.analysis import energy_drift
+from lrpot.evaluation import UNITS, Evaluation
+from lrpot.files import atomic_path
+from lrpot.potential import Potential
+from lrpot.structure import LABELS
+from lrpot.units import COULOMB_CONSTANT
+
+_STYLE: Any = {
+    "font.size": 10,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.constrained_layout.use": True,
+}
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
+
+
+def parity(evaluation: Evaluation, path: str | Path, title: str = "") -> Path:
+    """Predicted against reference, with the errors below each other: one column per quantity."""
+    names = [name for name in LABELS if name in evaluation.reference]
+    errors = evaluation.errors()
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(
+            2, len(names), figsize=(4.2 * len(names), 5.6), squeeze=False, height_ratios=(3, 1.2)
+        )
+        for name, (top, bottom) in zip(names, axes.T, strict=True):
+            reference = evaluation.reference[name].numpy()
+            difference = evaluation.predicted[name].numpy() - reference
+            reference, difference = _thinned(reference, difference)
+            top.plot(reference, reference + difference, ".", ms=3, alpha=0.5, color=_COLOURS[0], rasterized=True)
+            top.axline((reference[0], reference[0]), slope=1, color="0.4", lw=0.8, zorder=0)
+            quantity = "energy per atom" if name == "energy" else name
+            top.set(ylabel=f"predicted {quantity} ({UNITS[name]})", title=_error_line(errors[name]))
+            bottom.plot(reference, difference, ".", ms=3, alpha=0.5, color=_COLOURS[0], rasterized=True)
+            bottom.axhline(0.0, color="0.4", lw=0.8, zorder=0)
+            bottom.set(xlabel=f"reference {quantity} ({UNITS[name]})", ylabel="error")
+            bottom.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+            for axis in (top, bottom):
+                axis.locator_params(axis="x", nbins=5)
+        if title:
+            figure.suptitle(title)
+        return _save(figure, path)
+
+
+def learning_curves(stages: Sequence[dict[str, Any]], path: str | Path) -> Path:
+    """Validation errors against epochs, one panel per quantity, stages side by side in each.
+
+    Args:
+        stages: with "title" and "history", records with "epoch" and errors by label.
+    """
+    names = [name for name in LABELS if name in stages[0]["history"][0]]
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(1, len(names), figsize=(4.6 * len(names), 3.6), squeeze=False)
+        for name, axis in zip(names, axes[0], strict=True):
+            start = 0
+            for number, stage in enumerate(stages):
+                epochs = [start + record["epoch"] for record in stage["history"]]
+                values = [record[name] for record in stage["history"]]
+                label = f"{number + 1}: {stage['title']}"
+                axis.semilogy(epochs, values, ".-", ms=3, lw=1.2, color=_COLOURS[number % 5], label=label)
+                start = epochs[-1] + 1
+                if number + 1 < len(stages):
+                    axis.axvline(start - 0.5, color="0.6", lw=0.8, ls=":")
+            axis.set(xlabel="epoch", ylabel=f"validation MAE, {name} ({UNITS[name]})")
+        axes[0][0].legend(fontsize=8)
+        return _save(figure, path)
+
+
+def kernel(model: Potential, path: str | Path) -> Path:
+    """The learned Phi(|k|), and the energy of two unit charges in real space, each beside bare Coulomb."""
+    assert model.long is not None
+    reciprocal = model.long.reciprocal
+    k = torch.linspace(0.02, reciprocal.k_cutoff, 800, dtype=torch.float64)
+    with torch.no_grad():
+        phi = reciprocal.phi(k)
+    bare = 2.0 * math.pi * COULOMB_CONSTANT / k**2
+    # a coarse grid in k would repeat the interaction at 2 pi / dk: 0.002 / A keeps that beyond 3000 A
+    fine = torch.linspace(0.002, reciprocal.k_cutoff, math.ceil(reciprocal.k_cutoff / 0.002), dtype=torch.float64)
+    r = torch.linspace(0.5, 30.0, 400, dtype=torch.float64)
+    with torch.no_grad():
+        pair = _real_space(fine, reciprocal.phi(fine), r)
+        if model.long.complement is not None:
+            pair = pair + model.long.complement.pair(r)
+    with plt.rc_context(_STYLE):
+        figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13.5, 3.8))
+        left.loglog(k, bare, color="0.5", ls="--", lw=1.2, label=r"bare Coulomb $2\pi k_e/k^2$")
+        positive = phi > 0
+        left.loglog(k[positive], phi[positive], color=_COLOURS[0], label=r"learned $\Phi(k)$")
+        if not bool(positive.all()):
+            left.loglog(k[~positive], -phi[~positive], color=_COLOURS[1], ls=":", label=r"learned, $-\Phi(k)$")
+        left.set(xlabel="|k| (1/Å)", ylabel=r"$\Phi$ (eV Å$^3$/e$^2$)", title="kernel in reciprocal space")
+        left.set_ylim(float(bare.min()) * 1e-6, float(bare.max()) * 3)
+        left.legend(fontsize=8)
+        middle.plot(r, COULOMB_CONSTANT / r, color="0.5", ls="--", lw=1.2, label=r"bare Coulomb $k_e/r$")
+        middle.plot(r, pair, color=_COLOURS[0], label="learned")
+        middle.set(xlabel="r (Å)", ylabel="energy of two unit charges (eV)", title="in real space")
+        middle.legend(fontsize=8)
+        right.plot(r, pair * r / COULOMB_CONSTANT - 1.0, color=_COLOURS[0])
+        right.axhline(0.0, color="0.5", ls="--", lw=1.0)
+        right.set(xlabel="r (Å)", ylabel="learned / Coulomb - 1", title="difference in real space")
+        right.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
+        return _save(figure, path)
+
+
+def energy_conservation(
+    time_fs: Sequence[float], potential: Sequence[float], kinetic: Sequence[float], n_atoms: int, path: str | Path
+) -> Path:
+    """Potential, kinetic and total energy of an MD run, per atom and relative to the start.
+
+    Args:
+        time_fs: fs. potential, kinetic: eV, of the whole system.
+    """
+    ps = np.asarray(time_fs) / 1000.0
+    parts = {"potential": np.asarray(potential) / n_atoms, "kinetic": np.asarray(kinetic) / n_atoms}
+    total = parts["potential"] + parts["kinetic"]
+    with plt.rc_context(_STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9.4, 3.6))
+        for colour, (name, values) in zip(_COLOURS[1:], parts.items(), strict=False):
+            left.plot(ps, 1e3 * (values - values[0]), color=colour, label=name)
+        left.plot(ps, 1e3 * (total - total[0]), color=_COLOURS[0], label="total")
+        left.set(xlabel="time (ps)", ylabel="change of energy (meV/atom)", title="exchange")
+        left.legend(fontsize=8)
+        right.plot(ps, 1e6 * (total - total[0]), color=_COLOURS[0])
+        slope = energy_drift(time_fs, np.add(potential, kinetic).tolist(), n_atoms)
+        title = f"total: drift {slope:.1e} eV/atom/ps"
+        right.set(xlabel="time (ps)", ylabel="change of total energy (µeV/atom)", title=title)
+        return _save(figure, path)
+
+
+def _real_space(k: torch.Tensor, phi: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
+    """Energy of two unit charges at distance r: 2 Phi transformed, (1/pi^2) int k^2 Phi(k) sin(kr)/(kr) dk."""
+    integrand = (k**2 * phi)[None, :] * torch.sinc(r[:, None] * k / math.pi)
+    # below the first grid point k^2 Phi is constant and sin(kr)/(kr) is 1
+    return (torch.trapezoid(integrand, k, dim=1) + integrand[:, 0] * k[0]) / math.pi**2
+
+
+def _thinned(reference: np.ndarray, difference: np.ndarray, most: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
+    if len(reference) <= most:
+        return reference, difference
+    chosen = np.random.default_rng(0).choice(len(reference), most, replace=False)
+    # the worst are what one looks for in a parity picture
+    chosen = np.union1d(chosen, np.argsort(-np.abs(difference))[:200])
+    return reference[chosen], difference[chosen]
+
+
+def _error_line(errors: dict[str, Any]) -> str:
+    return f"MAE {errors['mae']:.2g}, RMSE {errors['rmse']:.2g} {errors['unit']}"
+
+
+def _save(figure: Figure, path: str | Path) -> Path:
+    path = Path(path)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+    plt.close(figure)
+    return path

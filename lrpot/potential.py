@@ -1,0 +1,194 @@
+"""The potential: E = E_short (backbone) + E_long (charges, reciprocal core); forces and stress by derivatives."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+from lrpot.charges import EmbeddingCharges
+from lrpot.errors import StructureError
+from lrpot.kspace import CoulombComplement, ReciprocalSum
+from lrpot.structure import batch_index, edge_vectors
+
+PARTS = frozenset({"short", "long"})
+
+
+class Readout(nn.Module):
+    """Atom features -> one number per atom; zero at first, so that a fit begins at what is known without it."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        hidden = max(features // 2, 1)
+        self.first = nn.Linear(features, hidden)
+        self.last = nn.Linear(hidden, 1)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, scalar: Tensor) -> Tensor:
+        """(N,) from (N, F)."""
+        return self.last(nn.functional.silu(self.first(scalar)))[:, 0]
+
+
+class ShortRange(nn.Module):
+    """Energy of each atom from its surroundings: offset of its element + scale * readout(backbone)."""
+
+    offset: Tensor
+    scale: Tensor
+
+    def __init__(self, backbone: nn.Module, n_numbers: int) -> None:
+        """
+        Args:
+            backbone: see `lrpot.backbones`.
+            n_numbers: one more than the highest atomic number.
+        """
+        super().__init__()
+        self.backbone = backbone
+        self.readout = Readout(backbone.features)  # type: ignore[arg-type]
+        self.register_buffer("offset", torch.zeros(n_numbers, dtype=torch.float64))
+        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
+
+    def forward(self, batch: Data, vectors: Tensor) -> Tensor:
+        """(N,) float64, eV."""
+        learned = self.readout(self.backbone(batch, vectors.to(self.readout.last.weight.dtype)).scalar)
+        return self.offset[batch.numbers] + self.scale * learned.to(torch.float64)
+
+
+class LongRange(nn.Module):
+    """Energy that a cutoff graph cannot see: charges and their reciprocal sum, in float64."""
+
+    def __init__(
+        self, charges: EmbeddingCharges, reciprocal: ReciprocalSum, complement: CoulombComplement | None
+    ) -> None:
+        """
+        Args:
+            charges: see `lrpot.charges`.
+            reciprocal: the sum over wave vectors.
+            complement: its real-space half, for a kernel with a Coulomb prior.
+        """
+        super().__init__()
+        self.charges = charges
+        self.reciprocal = reciprocal
+        self.complement = complement
+
+    def forward(self, batch: Data, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Energies (G,), eV, and charges (N, C), e; both float64.
+
+        Raises:
+            StructureError: a structure that is not periodic in all three directions.
+        """
+        if not bool(batch.pbc.all()):
+            row = int(torch.nonzero(~batch.pbc.all(dim=1))[0])
+            raise StructureError(
+                f"structure {row} has pbc = {batch.pbc[row].tolist()}; the long-range part of this model needs all "
+                "three directions periodic: set pbc to True with enough vacuum, or use a model without long range"
+            )
+        charges = self.charges(batch)
+        index = batch_index(batch)
+        energy = self.reciprocal(batch.positions, charges, batch.cell, index)
+        if self.complement is not None:
+            distances = torch.linalg.vector_norm(vectors, dim=1)
+            energy = energy + self.complement(charges, batch.cell, index, batch.edge_index, distances)
+        return energy, charges
+
+
+class Potential(nn.Module):
+    """A potential-energy surface of crystals.
+
+    Attributes:
+        short: the short-range part.
+        long: the long-range part, or None.
+        elements: atomic numbers that the model knows.
+        cutoff: A; how far the edges of a batch must reach.
+        info: what the model is and where it comes from (`lrpot.model_file.ModelInfo`); None before it was fitted.
+    """
+
+    def __init__(self, short: ShortRange, long: LongRange | None, elements: list[int]) -> None:
+        super().__init__()
+        self.short = short
+        self.long = long
+        self.elements = list(elements)
+        self.info: object | None = None
+
+    @property
+    def cutoff(self) -> float:
+        return float(self.short.backbone.cutoff)  # type: ignore[arg-type]
+
+    def set_precision(self, dtype: torch.dtype) -> Potential:
+        """Compute the network in `dtype`; charges, reciprocal core and the sums of energies stay in float64."""
+        self.short.backbone.to(dtype)
+        self.short.readout.to(dtype)
+        return self
+
+    def forward(
+        self,
+        batch: Data,
+        *,
+        forces: bool = True,
+        stress: bool = False,
+        create_graph: bool = False,
+        parts: Iterable[str] = PARTS,
+    ) -> dict[str, Tensor]:
+        """Energies and their derivatives.
+
+        Args:
+            batch: one structure or a batch, with edges up to `cutoff`; not changed.
+            forces, stress: whether to compute them.
+            create_graph: keep the derivatives differentiable, for training on them.
+            parts: "short", "long" or both (what the model does not have is zero).
+        Returns:
+            energy, energy_short, energy_long: (G,), eV; forces: (N, 3), eV/A; stress: (G, 3, 3), eV/A^3, positive
+            under tension; charges: (N, C), e, if the model has any. All float64.
+        Raises:
+            StructureError: periodicity that the long-range part cannot treat.
+        """
+        parts = frozenset(parts)
+        with torch.set_grad_enabled(forces or stress or torch.is_grad_enabled()):
+            batch = copy.copy(batch)  # shallow: the caller's tensors are left as they are
+            inputs = []
+            if forces:
+                batch.positions = batch.positions.detach().requires_grad_()
+                inputs.append(batch.positions)
+            moved = _strained(batch) if stress else None
+            strained = batch if moved is None else moved[0]
+            if moved is not None:
+                inputs.append(moved[1])
+            output = self._energies(strained, parts)
+            if inputs:
+                # the zero keeps an atom without neighbours, whose energy is a constant, differentiable
+                total = output["energy"].sum() + sum(0.0 * x.sum() for x in inputs)
+                gradients = torch.autograd.grad(total, inputs, create_graph=create_graph, materialize_grads=True)
+                if forces:
+                    output["forces"] = -gradients[0]
+                if stress:
+                    volume = torch.linalg.det(batch.cell).abs()
+                    output["stress"] = gradients[-1] / volume[:, None, None]
+        if not create_graph and inputs:
+            output = {name: value.detach() for name, value in output.items()}
+        return output
+
+    def _energies(self, batch: Data, parts: frozenset[str]) -> dict[str, Tensor]:
+        vectors = edge_vectors(batch)
+        zeros = batch.positions.new_zeros(batch.cell.shape[0])
+        output = {"energy_short": zeros, "energy_long": zeros}
+        if "short" in parts:
+            output["energy_short"] = zeros.index_add(0, batch_index(batch), self.short(batch, vectors))
+        if "long" in parts and self.long is not None:
+            output["energy_long"], output["charges"] = self.long(batch, vectors)
+        output["energy"] = output["energy_short"] + output["energy_long"]
+        return output
+
+
+def _strained(batch: Data) -> tuple[Data, Tensor]:
+    """The batch under a symmetric strain (G, 3, 3) of value zero, and that strain, to be differentiated by."""
+    if not bool(batch.pbc.all()):
+        raise StructureError("stress is defined only for a crystal that is periodic in all three directions")
+    strain = torch.zeros_like(batch.cell, requires_grad=True)
+    deformation = torch.eye(3, dtype=strain.dtype, device=strain.device) + 0.5 * (strain + strain.mT)
+    strained = copy.copy(batch)
+    strained.positions = torch.einsum("na,nab->nb", batch.positions, deformation[batch_index(batch)])
+    strained.cell = batch.cell @ deformation
+    return strained, strain

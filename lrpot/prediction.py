@@ -1,0 +1,144 @@
+"""`predict`: a model and files of crystals in, one record per crystal out."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import ase.io
+import numpy as np
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.data import chemical_symbols
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from lrpot.data.readers import Row, read_rows, to_structures
+from lrpot.evaluation import predict_structures
+from lrpot.files import atomic_path, write_text
+from lrpot.model_file import load
+from lrpot.potential import Potential
+from lrpot.units import GPA
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One crystal as the model sees it.
+
+    Attributes:
+        row: file, number and atoms.
+        energy, energy_short, energy_long: eV.
+        forces: (N, 3), eV/A.
+        stress: (6,), eV/A^3, Voigt order and sign of ASE; None if the crystal is not periodic in three directions.
+        charges: (N,), e, summed over channels; None if the model has no charges.
+    """
+
+    row: Row
+    energy: float
+    energy_short: float
+    energy_long: float
+    forces: np.ndarray
+    stress: np.ndarray | None
+    charges: np.ndarray | None
+
+
+def predict(
+    model: Potential | str | Path, files: str | Path | Sequence[str | Path], *, device: str = "cpu"
+) -> list[Prediction]:
+    """Energies, forces, stress and charges of every crystal in some files.
+
+    Args:
+        model: a loaded model, or its file.
+        files: one or more files in any format that ASE reads.
+        device: where to compute, if `model` is a file.
+    Raises:
+        DataError, StructureError, UnknownElementError: name the file, the row and what is wrong with it.
+    """
+    potential = load(model, device=device) if isinstance(model, (str, Path)) else model
+    paths = [files] if isinstance(files, (str, Path)) else list(files)
+    predictions: list[Prediction] = []
+    for path in paths:
+        rows = read_rows(path)
+        for row in rows:
+            row.atoms.calc = None  # labels are of no use here, and wrong ones must not stop a prediction
+        structures = to_structures(rows, potential.cutoff, elements=potential.elements)
+        todo = iter(rows)
+        for periodic in _runs([bool(s.pbc.all()) for s in structures]):
+            for group, output in predict_structures(
+                potential, [structures[i] for i in periodic], stress=bool(structures[periodic[0]].pbc.all())
+            ):
+                start = 0
+                for n, structure in enumerate(group):
+                    atoms = slice(start, start + structure.num_nodes)
+                    start = atoms.stop
+                    predictions.append(
+                        Prediction(
+                            row=next(todo),
+                            energy=float(output["energy"][n]),
+                            energy_short=float(output["energy_short"][n]),
+                            energy_long=float(output["energy_long"][n]),
+                            forces=output["forces"][atoms].cpu().numpy(),
+                            stress=full_3x3_to_voigt_6_stress(output["stress"][n].cpu().numpy())
+                            if "stress" in output
+                            else None,
+                            charges=output["charges"][atoms].sum(dim=1).cpu().numpy() if "charges" in output else None,
+                        )
+                    )
+    return predictions
+
+
+def summary(predictions: Sequence[Prediction]) -> tuple[list[str], list[list[str]]]:
+    """Column names and one line of text per crystal."""
+    header = ["file", "row", "formula", "energy (eV)", "eV/atom", "long range (eV)", "max |F| (eV/A)", "P (GPa)"]
+    header.append("charges (e)")
+    lines = []
+    for p in predictions:
+        numbers = p.row.atoms.numbers
+        pressure = "" if p.stress is None else f"{-p.stress[:3].mean() * GPA:.3f}"
+        charges = ""
+        if p.charges is not None:
+            charges = ", ".join(
+                f"{chemical_symbols[z]} {p.charges[numbers == z].mean():+.3f}" for z in np.unique(numbers)
+            )
+        largest = np.linalg.norm(p.forces, axis=1).max()
+        line = [str(p.row.file), str(p.row.number), p.row.atoms.get_chemical_formula(), f"{p.energy:.6f}"]
+        line += [f"{p.energy / len(numbers):.6f}", f"{p.energy_long:.6f}", f"{largest:.6f}", pressure, charges]
+        lines.append(line)
+    return header, lines
+
+
+def write_predictions(predictions: Sequence[Prediction], path: str | Path) -> Path:
+    """Write them as .csv (the table of `summary`) or .extxyz (crystals with energy, forces, stress, charges)."""
+    path = Path(path)
+    if path.suffix == ".csv":
+        text = io.StringIO()
+        header, lines = summary(predictions)
+        csv.writer(text).writerows([header, *lines])
+        write_text(path, text.getvalue())
+        return path
+    labelled = []
+    for p in predictions:
+        atoms = p.row.atoms.copy()
+        results = {"energy": p.energy, "forces": p.forces}
+        if p.stress is not None:
+            results["stress"] = p.stress
+        if p.charges is not None:
+            results["charges"] = p.charges
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        atoms.info |= {"energy_short": p.energy_short, "energy_long": p.energy_long}
+        labelled.append(atoms)
+    with atomic_path(path) as temporary:
+        ase.io.write(temporary, labelled, format="extxyz")
+    return path
+
+
+def _runs(flags: Sequence[bool]) -> list[list[int]]:
+    """Indices in order, cut where the flag changes."""
+    runs: list[list[int]] = []
+    for index, flag in enumerate(flags):
+        if runs and flags[runs[-1][0]] == flag:
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    return runs

@@ -1,0 +1,111 @@
+"""One crystal as tensors, and a batch of them. Everything in lrpot speaks in these fields.
+
+================  =============  =======  ==============================================================
+field             shape          dtype    meaning, unit
+================  =============  =======  ==============================================================
+numbers           (N,)           int64    atomic numbers
+positions         (N, 3)         float64  Cartesian, A; need not be wrapped
+cell              (G, 3, 3)      float64  rows are lattice vectors, A; left-handed is legal; zero if isolated
+pbc               (G, 3)         bool     periodic along each lattice vector
+total_charge      (G,)           float64  e
+edge_index        (2, E)         int64    [0] neighbour j, [1] centre i; sorted by centre
+edge_shift        (E, 3)         float64  r_ij = positions[j] + shift @ cell - positions[i], in whole cells
+batch             (N,)           int64    the structure an atom belongs to (batches only)
+energy            (G,)           float64  label, eV (optional)
+forces            (N, 3)         float64  label, eV/A (optional)
+stress            (G, 3, 3)      float64  label, eV/A^3, ASE's sign: positive under tension (optional)
+================  =============  =======  ==============================================================
+
+G is the number of structures: 1 in a `Structure`, more in a batch. Positions and cell are always float64, so that
+an edge vector is a difference of exact numbers; a network casts them to its own precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch, Data
+
+LABELS = ("energy", "forces", "stress")
+
+
+class Structure(Data):
+    """One crystal; see the table of this module for fields, shapes and units."""
+
+    @property
+    def num_nodes(self) -> int:
+        return int(self.numbers.shape[0])
+
+    def __inc__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.num_nodes if key == "edge_index" else 0
+
+    def __cat_dim__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
+        return 1 if key == "edge_index" else 0
+
+
+def make_structure(
+    numbers: Any,
+    positions: Any,
+    cell: Any,
+    pbc: Any,
+    *,
+    total_charge: float = 0.0,
+    energy: float | None = None,
+    forces: Any = None,
+    stress: Any = None,
+) -> Structure:
+    """A structure from arrays, without edges.
+
+    Args:
+        numbers: (N,) atomic numbers.
+        positions: (N, 3), A.
+        cell: (3, 3), rows are lattice vectors, A.
+        pbc: (3,) bool.
+        total_charge: e.
+        energy: eV. forces: (N, 3), eV/A. stress: (3, 3), eV/A^3. Labels, where known.
+    """
+    fields: dict[str, Tensor] = {
+        "numbers": torch.as_tensor(numbers, dtype=torch.int64),
+        "positions": _float64(positions),
+        "cell": _float64(cell).reshape(1, 3, 3),
+        "pbc": torch.as_tensor(pbc, dtype=torch.bool).reshape(1, 3),
+        "total_charge": torch.tensor([total_charge], dtype=torch.float64),
+    }
+    if energy is not None:
+        fields["energy"] = torch.tensor([energy], dtype=torch.float64)
+    if forces is not None:
+        fields["forces"] = _float64(forces)
+    if stress is not None:
+        fields["stress"] = _float64(stress).reshape(1, 3, 3)
+    return Structure(**fields)
+
+
+def collate(structures: Sequence[Structure]) -> Batch:
+    """Structures as one batch. A label is kept only if every structure has it."""
+    kept = {label for label in LABELS if all(label in structure for structure in structures)}
+    dropped = [label for label in LABELS if label not in kept]
+    return Batch.from_data_list(list(structures), exclude_keys=dropped)
+
+
+def batch_index(batch: Data) -> Tensor:
+    """(N,) the structure each atom belongs to; zeros for a single `Structure`."""
+    index = getattr(batch, "batch", None)
+    return torch.zeros_like(batch.numbers) if index is None else index
+
+
+def edge_vectors(batch: Data) -> Tensor:
+    """(E, 3) float64, A: r_ij = positions[j] + shift @ cell - positions[i]; differentiable."""
+    neighbour, centre = batch.edge_index
+    if batch.cell.shape[0] == 1:
+        shift = batch.edge_shift @ batch.cell[0]
+    else:
+        cells = batch.cell[batch_index(batch)[centre]]
+        shift = torch.einsum("ea,eab->eb", batch.edge_shift, cells)
+    return batch.positions[neighbour] - batch.positions[centre] + shift
+
+
+def _float64(values: Any) -> Tensor:
+    return torch.as_tensor(values, dtype=torch.float64).clone()

@@ -1,0 +1,1 @@
+"""Fitting: the stages, the loss, checkpoints."""

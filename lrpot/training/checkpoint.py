@@ -1,0 +1,65 @@
+"""A checkpoint after every epoch: the newest, and the one before in case the newest was cut short."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning.pytorch as lightning
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+
+from lrpot.errors import Interrupted
+
+NEWEST, PREVIOUS = "newest.ckpt", "previous.ckpt"
+
+
+class SaveEveryEpoch(Checkpoint):
+    """Saves after each epoch, when everything that the epoch changes is done."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        temporary = self.folder / "writing.ckpt"
+        trainer.save_checkpoint(temporary)
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        newest = self.folder / NEWEST
+        if newest.exists():
+            newest.replace(self.folder / PREVIOUS)
+        temporary.replace(newest)
+
+
+def usable_checkpoint(folder: Path, report: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint that can be read, if any; says so when it is not the newest."""
+    for name in (NEWEST, PREVIOUS):
+        path = folder / name
+        if not path.exists():
+            continue
+        try:
+            torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a truncated archive fails in many ways
+            report(f"{path}: cannot be read ({type(error).__name__}); going back to the one before")
+            continue
+        return path
+    return None
+
+
+def remove_checkpoints(folder: Path) -> None:
+    for name in (NEWEST, PREVIOUS, "writing.ckpt"):
+        (folder / name).unlink(missing_ok=True)
+
+
+class StopOnSignal(lightning.Callback):
+    """Ends the fit after the step in hand once `requested` says so."""
+
+    def __init__(self, requested: Callable[[], bool], folder: Path) -> None:
+        self.requested = requested
+        self.folder = folder
+
+    def on_train_batch_end(self, *args: object, **kwargs: object) -> None:
+        if self.requested():
+            raise Interrupted(f"stopped by Ctrl-C; go on with: lrpot fit --resume --out {self.folder}")

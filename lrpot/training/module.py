@@ -1,0 +1,193 @@
+"""One stage of a fit as a Lightning module: loss, optimiser, learning rate, validation, end."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import lightning.pytorch as lightning
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+from torch_geometric.data import Batch
+
+from lrpot.config import TrainingConfig
+from lrpot.errors import TrainingError
+from lrpot.potential import Potential
+from lrpot.structure import Structure, batch_index, collate
+from lrpot.training.stages import Stage
+
+LONG = ("long.",)
+
+
+class EpochShuffle(Sampler[int]):
+    """A new order every epoch that depends only on seed and epoch, so that a resumed run sees the same batches."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length = length
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        yield from torch.randperm(self.length, generator=generator).tolist()
+
+
+def train_loader(structures: list[Structure], batch_size: int, seed: int) -> DataLoader:
+    """Batches of structures in an order of `EpochShuffle`."""
+    sampler = EpochShuffle(len(structures), seed)
+    return DataLoader(structures, batch_size=batch_size, sampler=sampler, collate_fn=collate)  # type: ignore[arg-type]
+
+
+def valid_loader(structures: list[Structure], batch_size: int) -> DataLoader:
+    """Batches of structures in their own order."""
+    return DataLoader(structures, batch_size=batch_size, collate_fn=collate)  # type: ignore[arg-type]
+
+
+class StageModule(lightning.LightningModule):
+    """Fits `stage.trained` of a potential to labels minus what the frozen parts give (`known_*`).
+
+    The loss is the weighted sum of mean square errors of the energy per atom, the forces and the stress, each in
+    units of what there is to learn at the start of the stage. The best weights by validation loss are kept; the
+    weights before the first epoch are the first candidate, so no stage ends worse than it began.
+    """
+
+    def __init__(
+        self, model: Potential, stage: Stage, config: TrainingConfig, scales: dict[str, float], lr_long: float
+    ) -> None:
+        """
+        Args:
+            scales: by label, from `residual_scales`; a label that is missing is not fitted.
+            lr_long: learning rate of charges and kernel.
+        """
+        super().__init__()
+        self.model = model
+        self.stage = stage
+        self.config = config
+        self.scales = scales
+        self.lr_long = lr_long
+        self.weights = {"energy": config.energy_weight, "forces": config.force_weight, "stress": config.stress_weight}
+        self.best_loss = math.inf
+        self.best_weights: dict[str, Tensor] = {}
+        self.stale_epochs = 0
+        self.history: list[dict[str, float]] = []
+        self.optimizer: torch.optim.Optimizer | None = None
+        self._sums: dict[str, float] = {}
+        for part in ("short", "long"):
+            module = getattr(model, part)
+            if module is not None:
+                module.requires_grad_(part in stage.trained)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        groups = [
+            {"params": [p for n, p in self.model.named_parameters() if p.requires_grad and n.startswith(LONG)]},
+            {"params": [p for n, p in self.model.named_parameters() if p.requires_grad and not n.startswith(LONG)]},
+        ]
+        groups[0]["lr"], groups[1]["lr"] = self.lr_long, self.config.lr  # type: ignore[assignment]
+        self.optimizer = torch.optim.Adam([group for group in groups if group["params"]], amsgrad=True)
+        self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            self.optimizer,
+            factor=self.config.lr_factor,
+            patience=self.config.lr_patience,
+            threshold=self.config.min_improvement,
+        )
+        return {"optimizer": self.optimizer}
+
+    def validate(self, loader: DataLoader) -> None:
+        """The validation before any training: epoch 0 of the history."""
+        for index, batch in enumerate(loader):
+            self.validation_step(batch.to(self.device), index)
+        self.on_validation_epoch_end()
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        loss, _ = self._loss(batch, create_graph=True)
+        if not bool(torch.isfinite(loss)):
+            rows = ", ".join(str(int(row)) for row in batch.row)
+            raise TrainingError(
+                f"the loss is not finite in {self.stage.title}, epoch {self.current_epoch}, for rows {rows} of the "
+                "training file; look for wrong labels there, or lower training.lr"
+            )
+        return loss
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        with torch.enable_grad():
+            loss, errors = self._loss(batch, create_graph=False)
+        n = batch.cell.shape[0]
+        for name, value in {"loss": float(loss), **errors}.items():
+            self._sums[name] = self._sums.get(name, 0.0) + n * value
+        self._sums["structures"] = self._sums.get("structures", 0.0) + n
+
+    def on_validation_epoch_end(self) -> None:
+        n = self._sums.pop("structures")
+        record = {name: value / n for name, value in self._sums.items()}
+        self._sums = {}
+        if not math.isfinite(record["loss"]):
+            raise TrainingError(
+                f"the validation loss is not finite in {self.stage.title}, epoch {len(self.history)}; lower training.lr"
+            )
+        if record["loss"] < self.best_loss * (1.0 - self.config.min_improvement) or not self.history:
+            self.stale_epochs = 0
+        else:
+            self.stale_epochs += 1
+        if record["loss"] < self.best_loss:
+            self.best_loss = record["loss"]
+            self.best_weights = copy.deepcopy({k: v.detach().cpu() for k, v in self.model.state_dict().items()})
+        lr = self.config.lr if self.optimizer is None else self.optimizer.param_groups[-1]["lr"]
+        self.history.append({"epoch": len(self.history), "lr": lr, **record})
+
+    def on_train_epoch_end(self) -> None:
+        self.scheduler.step(self.history[-1]["loss"])
+        if self.stale_epochs >= self.config.patience:
+            self.trainer.should_stop = True
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["stage"] = {
+            "best_loss": self.best_loss,
+            "best_weights": self.best_weights,
+            "stale_epochs": self.stale_epochs,
+            "history": self.history,
+            "scheduler": self.scheduler.state_dict(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["stage"]
+        self.best_loss = state["best_loss"]
+        self.best_weights = state["best_weights"]
+        self.stale_epochs = state["stale_epochs"]
+        self.history = state["history"]
+        self._scheduler_state = state["scheduler"]
+
+    def on_fit_start(self) -> None:
+        state = self.__dict__.pop("_scheduler_state", None)
+        if state is not None:
+            self.scheduler.load_state_dict(state)
+
+    def _loss(self, batch: Batch, *, create_graph: bool) -> tuple[Tensor, dict[str, float]]:
+        """The loss, and mean absolute errors by label: eV/atom, eV/A, eV/A^3."""
+        output = self.model(
+            batch,
+            forces="forces" in batch,
+            stress="stress" in batch and self.weights["stress"] > 0,
+            create_graph=create_graph,
+            parts=self.stage.trained,
+        )
+        n_atoms = torch.bincount(batch_index(batch), minlength=batch.cell.shape[0])
+        loss = batch.positions.new_zeros(())
+        errors = {}
+        for label, scale in self.scales.items():
+            if label not in output or label not in batch:
+                continue
+            difference = output[label] + batch[f"known_{label}"] - batch[label]
+            if label == "energy":
+                difference = difference / n_atoms
+            errors[label] = float(difference.detach().abs().mean())
+            loss = loss + self.weights[label] * ((difference / scale) ** 2).mean()
+        return loss, errors

@@ -1,0 +1,58 @@
+"""What each stage of a fit sees and what it changes.
+
+Source: Yu et al. 2022, the three-step strategy; the schedules other than "published" are ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lrpot.config import FitConfig
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a fit.
+
+    Attributes:
+        title: for people.
+        trained: the parts of the potential that are fitted: "short", "long".
+        frozen: the parts that are present but stay as they are.
+        baseline: whether offsets and scale of the short-range part are fitted anew before it; only while its
+            readout is still zero.
+        charged: whether the charges are set to their starting values before it; they are zero until then, so that
+            the model after every stage is whole.
+    """
+
+    title: str
+    trained: frozenset[str]
+    frozen: frozenset[str] = frozenset()
+    baseline: bool = False
+    charged: bool = False
+
+
+def plan(config: FitConfig) -> list[Stage]:
+    """The stages of a fit, in order."""
+    short, long = frozenset({"short"}), frozenset({"long"})
+    if config.model.kernel.form == "none":
+        return [Stage("real space", short, baseline=True)]
+    both = Stage("both", short | long)
+    if config.training.stages == 1:
+        return [Stage("all at once", short | long, baseline=True, charged=True)]
+    if config.schedule == "published":
+        return [
+            Stage("real space, no long range", short, baseline=True),
+            Stage("reciprocal space, real part frozen", long, frozen=short, charged=True),
+            both,
+        ]
+    if config.schedule == "physical-start":
+        return [
+            Stage("real space, long range frozen", short, frozen=long, baseline=True, charged=True),
+            Stage("reciprocal space, real part frozen", long, frozen=short),
+            both,
+        ]
+    return [
+        Stage("reciprocal space, network still zero", long, frozen=short, baseline=True, charged=True),
+        Stage("real space, long range frozen", short, frozen=long, baseline=True),
+        both,
+    ]
