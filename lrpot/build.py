@@ -14,7 +14,7 @@ from lrpot.kspace import FCN, CoulombComplement, FreeKernel, GaussianCoulomb, Le
 from lrpot.kspace.energy import splitting
 from lrpot.potential import LongRange, Potential, ShortRange
 
-# Above this, the halves of the Coulomb sum disagree by more than a good network's error.
+# Above this, what is left out of the Coulomb sum is larger than a good network's error.
 POOR_TOLERANCE = 1e-4
 
 
@@ -44,7 +44,7 @@ def build_reciprocal(kernel: KernelConfig, backbone: BackboneConfig) -> tuple[Re
     if kernel.form == "free":
         return ReciprocalSum(FreeKernel(fcn), k_cutoff, envelope=kernel.envelope), None
     sigma, left_out = splitting(backbone.cutoff, k_cutoff)
-    if left_out > POOR_TOLERANCE:
+    if kernel.k_cutoff != "auto" and left_out > POOR_TOLERANCE:
         needed = -2.0 * math.log(POOR_TOLERANCE) / backbone.cutoff
         raise ConfigError(
             f"model.kernel.k_cutoff = {k_cutoff:g} 1/A and model.backbone.cutoff = {backbone.cutoff:g} A leave out "

@@ -61,7 +61,7 @@ class KernelConfig(_Section):
     tolerance: float = Field(
         1e-7,
         gt=0,
-        lt=1,
+        le=1e-4,
         description="What the two halves of the Coulomb sum may leave out, relative; for k_cutoff auto.",
     )
     envelope: float = Field(

@@ -23,6 +23,8 @@ class Console:
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
         self.output = RichConsole(highlight=False, soft_wrap=True, quiet=quiet)
+        if not self.output.is_terminal:
+            self.output.width = 160  # a log has no width; folding numbers there would only hide them
         self.errors = RichConsole(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
 
     def line(self, text: str = "") -> None:
@@ -39,9 +41,7 @@ class Console:
             table.add_column(column, justify="left" if n == 0 else "right", overflow="fold")
         for row in rows:
             table.add_row(*row)
-        # a log has no width; folding numbers there would only hide them
-        width = None if self.output.is_terminal else 160
-        self.output.print(table, width=width)
+        self.output.print(table)
 
     @contextmanager
     def progress(self, title: str, total: int, unit: str = "") -> Iterator[Update]:

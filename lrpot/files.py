@@ -42,7 +42,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
         _sync(path.parent)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EISDIR):
             raise
         raise OutputError(f"{path}: cannot be written ({_reason(error)}); free or choose another place") from error
     finally:
@@ -76,7 +76,8 @@ def check_writable(path: str | Path) -> None:
 def run_directory(path: str | Path, *, resume: bool, overwrite: bool) -> Iterator[Path]:
     """Hold a directory for one run. A second run, or results already there, are refused.
 
-    The hold is a lock of the operating system on `run.lock`: it ends with the process, however that ends.
+    The hold is a lock of the operating system on `run.lock`: it ends with the process, however that ends. The file
+    also says that the directory was made by a run: what lies in any other directory is never removed.
 
     Args:
         path: the directory; made if it is not there.
@@ -84,11 +85,18 @@ def run_directory(path: str | Path, *, resume: bool, overwrite: bool) -> Iterato
         overwrite: remove what is in it first.
 
     Raises:
-        OutputError: another process holds it, or it holds results and neither flag is set.
+        OutputError: another process holds it, or it holds results and neither flag is set, or it holds files that no
+            run made.
     """
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
+        foreign = [] if resume or (path / "run.lock").exists() else sorted(path.iterdir())
+        if foreign:
+            raise OutputError(
+                f"{path}: already holds files that no run made ({foreign[0].name}, ...); choose another --out, or "
+                "empty it yourself"
+            )
         lock = open(path / "run.lock", "a+", encoding="utf-8")  # noqa: SIM115 (held for the whole run)
     except OSError as error:
         raise OutputError(f"{path}: cannot be used ({_reason(error)}); choose another --out") from error

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import zipfile
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ from typing import Any
 import safetensors.torch
 import torch
 from ase.data import atomic_numbers, chemical_symbols
+from pydantic import TypeAdapter, ValidationError
 
 from lrpot._version import __version__
 from lrpot.build import build_potential
 from lrpot.config import ModelConfig
-from lrpot.errors import LrpotError, ModelFileError
+from lrpot.errors import ConfigError, LrpotError, ModelFileError
 from lrpot.files import atomic_path
 from lrpot.potential import Potential
 
@@ -87,19 +88,16 @@ def load(path: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = N
         the model, in evaluation mode, with `model.info`.
     Raises:
         ModelFileError: no such file, not a model of lrpot, damaged, or of a newer format.
+        ConfigError: a device that is not there.
     """
     path = Path(path)
+    place = check_device(device)
     header, weights = _read(path)
-    if header.get("format") != FORMAT:
-        raise ModelFileError(
-            f"{path}: has model format {header.get('format')!r}, this lrpot reads {FORMAT}; "
-            f"use lrpot {header.get('version', 'of a newer version')}"
-        )
+    info, config, elements = _check_header(path, header)
     try:
-        known = {f.name for f in fields(ModelInfo)}
-        info = ModelInfo(**{name: value for name, value in header.items() if name in known})
-        config = ModelConfig.model_validate(info.config["model"])
-        elements = [atomic_numbers[symbol] for symbol in info.elements]
+        # each of these steps has weights of its own; more steps than weights would only take time and memory to build
+        if max(config.backbone.interactions, config.kernel.layers) > len(weights):
+            raise ModelFileError("its settings ask for more layers than it has weights; get it anew")
         with torch.device("meta"):  # takes no memory, so that a hostile width is refused by its shapes
             build_potential(config, elements).load_state_dict(weights, assign=True)
         model = build_potential(config, elements)
@@ -109,13 +107,35 @@ def load(path: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = N
         model.load_state_dict(weights)
     except LrpotError as error:
         raise ModelFileError(f"{path}: {error}") from error
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelFileError(f"{path}: weights and settings do not fit each other ({reason}); get it anew") from error
+    except (KeyError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        raise ModelFileError(
+            f"{path}: its weights and its settings do not fit each other ({_brief(error)}); get it anew from where it "
+            "was made"
+        ) from error
     model.info = info
     if dtype is not None:
         model.set_precision(dtype)
-    return model.to(device).eval()
+    return model.to(place).eval()
+
+
+def check_device(device: str | torch.device) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        ConfigError: no such kind of device, or this machine has none.
+    """
+    unknown = f"device {str(device)!r} is not known; use cpu, cuda or cuda:N"
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(unknown) from error
+    if found.type not in ("cpu", "cuda"):
+        raise ConfigError(unknown)
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device {str(device)!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices; use cpu"
+        )
+    return found
 
 
 def symbols(elements: list[int]) -> list[str]:
@@ -123,13 +143,15 @@ def symbols(elements: list[int]) -> list[str]:
     return [chemical_symbols[z] for z in elements]
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def _read(path: Path) -> tuple[object, dict[str, torch.Tensor]]:
     if not path.exists():
         raise ModelFileError(f"{path}: no such file; check the path")
     if path.is_dir():
         raise ModelFileError(f"{path}: is a directory; name the model file in it, such as {path / 'model.pt'}")
     if not zipfile.is_zipfile(path):
-        raise ModelFileError(f"{path}: is not a model of lrpot (no such archive); give a file that `lrpot fit` wrote")
+        raise ModelFileError(
+            f"{path}: is not a model of lrpot, or was cut short; give a whole file that `lrpot fit` wrote"
+        )
     try:
         with zipfile.ZipFile(path) as archive:
             found = {item.filename: item for item in archive.infolist()}
@@ -150,14 +172,38 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     except ModelFileError:
         raise
     except Exception as error:  # zip, JSON and safetensors each have exceptions of their own for damage
-        reason = " ".join(str(error).split())[:120]
-        raise ModelFileError(f"{path}: is damaged ({reason}); get it anew from where it was made") from error
-    if not isinstance(header, dict):
-        raise ModelFileError(f"{path}: is damaged (model.json is not an object); get it anew from where it was made")
+        raise ModelFileError(f"{path}: is damaged ({_brief(error)}); get it anew from where it was made") from error
     return header, weights
+
+
+def _check_header(path: Path, header: object) -> tuple[ModelInfo, ModelConfig, list[int]]:
+    """What model.json says, as the types that the rest of lrpot counts on."""
+    damaged = "get it anew from where it was made"
+    if not isinstance(header, dict):
+        raise ModelFileError(f"{path}: is damaged (model.json is not an object); {damaged}")
+    if header.get("format") != FORMAT:
+        raise ModelFileError(
+            f"{path}: has model format {str(header.get('format'))[:40]}, this lrpot reads {FORMAT}; "
+            f"use lrpot {str(header.get('version', 'of a newer version'))[:40]}"
+        )
+    try:
+        info = TypeAdapter(ModelInfo).validate_python(header)
+        config = ModelConfig.model_validate(info.config.get("model"))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = ".".join(map(str, problem["loc"])) or "config.model"
+        raise ModelFileError(f"{path}: is damaged (model.json, {name}: {problem['msg']}); {damaged}") from error
+    unknown = [symbol for symbol in info.elements if atomic_numbers.get(symbol, 0) < 1]
+    if unknown or not info.elements:
+        raise ModelFileError(f"{path}: is damaged (elements {unknown[:3]} in model.json); {damaged}")
+    return info, config, [atomic_numbers[symbol] for symbol in info.elements]
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 def _check_weights(weights: dict[str, torch.Tensor]) -> None:
     for name, value in weights.items():
         if value.is_floating_point() and not math.isfinite(float(value.abs().sum())):
-            raise ModelFileError(f"weight {name} is not finite; the fit that made it went wrong")
+            raise ModelFileError(f"weight {name} is not finite; the fit that made it went wrong, fit it anew")

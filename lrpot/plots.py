@@ -15,10 +15,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from scipy.integrate import simpson
 
 from lrpot.analysis import energy_drift
 from lrpot.evaluation import UNITS, Evaluation
 from lrpot.files import atomic_path
+from lrpot.kspace import ReciprocalSum
 from lrpot.potential import Potential
 from lrpot.structure import LABELS
 from lrpot.units import COULOMB_CONSTANT
@@ -81,7 +83,7 @@ def learning_curves(stages: Sequence[dict[str, Any]], path: str | Path) -> Path:
                 if number + 1 < len(stages):
                     axis.axvline(start - 0.5, color="0.6", lw=0.8, ls=":")
             axis.set(xlabel="epoch", ylabel=f"validation MAE, {name} ({UNITS[name]})")
-        axes[0][0].legend(fontsize=8)
+        figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper left", ncols=len(stages), fontsize=8)
         return _save(figure, path)
 
 
@@ -93,11 +95,9 @@ def kernel(model: Potential, path: str | Path) -> Path:
     with torch.no_grad():
         phi = reciprocal.phi(k)
     bare = 2.0 * math.pi * COULOMB_CONSTANT / k**2
-    # a coarse grid in k would repeat the interaction at 2 pi / dk: 0.002 / A keeps that beyond 3000 A
-    fine = torch.linspace(0.002, reciprocal.k_cutoff, math.ceil(reciprocal.k_cutoff / 0.002), dtype=torch.float64)
     r = torch.linspace(0.5, 30.0, 400, dtype=torch.float64)
     with torch.no_grad():
-        pair = _real_space(fine, reciprocal.phi(fine), r)
+        pair = _real_space(reciprocal, r)
         if model.long.complement is not None:
             pair = pair + model.long.complement.pair(r)
     with plt.rc_context(_STYLE):
@@ -146,11 +146,13 @@ def energy_conservation(
         return _save(figure, path)
 
 
-def _real_space(k: torch.Tensor, phi: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
+def _real_space(reciprocal: ReciprocalSum, r: torch.Tensor) -> torch.Tensor:
     """Energy of two unit charges at distance r: 2 Phi transformed, (1/pi^2) int k^2 Phi(k) sin(kr)/(kr) dk."""
-    integrand = (k**2 * phi)[None, :] * torch.sinc(r[:, None] * k / math.pi)
-    # below the first grid point k^2 Phi is constant and sin(kr)/(kr) is 1
-    return (torch.trapezoid(integrand, k, dim=1) + integrand[:, 0] * k[0]) / math.pi**2
+    # Simpson's rule in steps of 0.002 / A, which resolves sin(kr) far beyond the distances shown
+    k = torch.linspace(0.0, reciprocal.k_cutoff, 2 * math.ceil(reciprocal.k_cutoff / 0.004) + 1, dtype=torch.float64)
+    k[0] = 1e-6  # k^2 Phi is finite at k = 0, Phi itself need not be
+    integrand = (k**2 * reciprocal.phi(k))[None, :] * torch.sinc(r[:, None] * k / math.pi)
+    return torch.from_numpy(simpson(integrand.numpy(), x=k.numpy(), axis=1)) / math.pi**2
 
 
 def _thinned(reference: np.ndarray, difference: np.ndarray, most: int = 20_000) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +15,13 @@ from ase.data import chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from lrpot.data.readers import Row, read_rows, to_structures
+from lrpot.errors import StructureError
 from lrpot.evaluation import predict_structures
 from lrpot.files import atomic_path, write_text
+from lrpot.kspace import k_lattice
 from lrpot.model_file import load
 from lrpot.potential import Potential
+from lrpot.structure import Structure
 from lrpot.units import GPA
 
 
@@ -56,36 +59,84 @@ def predict(
         DataError, StructureError, UnknownElementError: name the file, the row and what is wrong with it.
     """
     potential = load(model, device=device) if isinstance(model, (str, Path)) else model
-    paths = [files] if isinstance(files, (str, Path)) else list(files)
-    predictions: list[Prediction] = []
-    for path in paths:
-        rows = read_rows(path)
-        for row in rows:
+    return predict_crystals(potential, *read_crystals(potential, files))
+
+
+def read_crystals(
+    model: Potential, files: str | Path | Sequence[str | Path], *, last: bool = False
+) -> tuple[list[Row], list[Structure]]:
+    """Crystals without labels, checked against what a model can treat; all before anything is computed.
+
+    Args:
+        files: one or more files in any format that ASE reads.
+        last: only the last row of each.
+    Raises:
+        DataError, StructureError, UnknownElementError: as `predict`.
+    """
+    rows: list[Row] = []
+    structures: list[Structure] = []
+    for path in [files] if isinstance(files, (str, Path)) else files:
+        found = read_rows(path)
+        if last:
+            found = found[-1:]
+        for row in found:
             row.atoms.calc = None  # labels are of no use here, and wrong ones must not stop a prediction
-        structures = to_structures(rows, potential.cutoff, elements=potential.elements)
-        todo = iter(rows)
-        for periodic in _runs([bool(s.pbc.all()) for s in structures]):
-            for group, output in predict_structures(
-                potential, [structures[i] for i in periodic], stress=bool(structures[periodic[0]].pbc.all())
-            ):
-                start = 0
-                for n, structure in enumerate(group):
-                    atoms = slice(start, start + structure.num_nodes)
-                    start = atoms.stop
-                    predictions.append(
-                        Prediction(
-                            row=next(todo),
-                            energy=float(output["energy"][n]),
-                            energy_short=float(output["energy_short"][n]),
-                            energy_long=float(output["energy_long"][n]),
-                            forces=output["forces"][atoms].cpu().numpy(),
-                            stress=full_3x3_to_voigt_6_stress(output["stress"][n].cpu().numpy())
-                            if "stress" in output
-                            else None,
-                            charges=output["charges"][atoms].sum(dim=1).cpu().numpy() if "charges" in output else None,
-                        )
+        rows += found
+        structures += to_structures(
+            found, model.cutoff, elements=model.elements, check=lambda s: check_supported(model, s)
+        )
+    return rows, structures
+
+
+def predict_crystals(
+    potential: Potential,
+    rows: Sequence[Row],
+    structures: Sequence[Structure],
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> list[Prediction]:
+    """Predictions for what `read_crystals` gave; `progress` is called with the number done."""
+    predictions: list[Prediction] = []
+    todo = iter(rows)
+    for periodic in _runs([bool(s.pbc.all()) for s in structures]):
+        for group, output in predict_structures(
+            potential, [structures[i] for i in periodic], stress=bool(structures[periodic[0]].pbc.all())
+        ):
+            start = 0
+            for n, structure in enumerate(group):
+                atoms = slice(start, start + structure.num_nodes)
+                start = atoms.stop
+                stress = full_3x3_to_voigt_6_stress(output["stress"][n].cpu().numpy()) if "stress" in output else None
+                predictions.append(
+                    Prediction(
+                        row=next(todo),
+                        energy=float(output["energy"][n]),
+                        energy_short=float(output["energy_short"][n]),
+                        energy_long=float(output["energy_long"][n]),
+                        forces=output["forces"][atoms].cpu().numpy(),
+                        stress=stress,
+                        charges=output["charges"][atoms].sum(dim=1).cpu().numpy() if "charges" in output else None,
                     )
+                )
+            if progress is not None:
+                progress(len(predictions))
     return predictions
+
+
+def check_supported(potential: Potential, structure: Structure) -> None:
+    """Find out, before anything is computed, whether the long-range part of a model can treat a structure.
+
+    Raises:
+        StructureError: it is not periodic in three directions, or its cell has too many wave vectors.
+    """
+    if potential.long is None:
+        return
+    if not bool(structure.pbc.all()):
+        raise StructureError(
+            f"pbc = {structure.pbc[0].tolist()}, but the long-range part of this model needs all three directions "
+            "periodic; set pbc to True with enough vacuum, or use a model without long range"
+        )
+    k_lattice(structure.cell[0], potential.long.reciprocal.k_cutoff)
 
 
 def summary(predictions: Sequence[Prediction]) -> tuple[list[str], list[list[str]]]:

@@ -35,10 +35,6 @@ LABELS = ("energy", "forces", "stress")
 class Structure(Data):
     """One crystal; see the table of this module for fields, shapes and units."""
 
-    @property
-    def num_nodes(self) -> int:
-        return int(self.numbers.shape[0])
-
     def __inc__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
         return self.num_nodes if key == "edge_index" else 0
 
@@ -80,7 +76,7 @@ def make_structure(
         fields["forces"] = _float64(forces)
     if stress is not None:
         fields["stress"] = _float64(stress).reshape(1, 3, 3)
-    return Structure(**fields)
+    return Structure(num_nodes=len(fields["numbers"]), **fields)
 
 
 def collate(structures: Sequence[Structure]) -> Batch:

@@ -29,8 +29,7 @@ def predict(
     from lrpot.errors import ConfigError
     from lrpot.files import check_writable
     from lrpot.model_file import load
-    from lrpot.prediction import predict as run
-    from lrpot.prediction import summary, write_predictions
+    from lrpot.prediction import predict_crystals, read_crystals, summary, write_predictions
 
     if out is not None:
         if out.suffix not in (".csv", ".extxyz", ".xyz"):
@@ -38,7 +37,9 @@ def predict(
         check_writable(out)
     console = Console()
     potential = load(model, device=device, dtype=getattr(torch, dtype.value))
-    predictions = run(potential, files)
+    rows, structures = read_crystals(potential, files)
+    with console.progress("predicting", len(rows), "crystals") as update:
+        predictions = predict_crystals(potential, rows, structures, progress=update)
     header, lines = summary(predictions)
     console.table(str(model), header, lines)
     if out is not None:

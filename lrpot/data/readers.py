@@ -11,11 +11,16 @@ import ase.io
 import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
+from ase.io.formats import UnknownFileTypeError
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from lrpot.data.neighbours import add_edges
 from lrpot.errors import DataError, LrpotError, StructureError, UnknownElementError
 from lrpot.structure import Structure, make_structure
+
+
+# An occupancy this close to 1 is 1: files round it.
+FULL = 1e-3
 
 
 @dataclass(frozen=True)
@@ -54,12 +59,15 @@ def read_rows(path: str | Path, *, progress: Callable[[int], None] | None = None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            for number, atoms in enumerate(ase.io.iread(path, index=":")):
+            for number, atoms in enumerate(ase.io.iread(path, index=":", do_not_split_by_at_sign=True)):
                 rows.append(Row(path, number, atoms))
                 if progress is not None:
                     progress(number + 1)
+    except UnknownFileTypeError as error:
+        raise DataError(f"{path}: is in no format that ASE knows; give a file that ase.io.read reads") from error
     except Exception as error:  # each of ASE's many readers fails in a way of its own
-        reason = " ".join(str(error).split()) or type(error).__name__
+        # the text of a KeyError is the bare key; in these files that is an element or a column
+        reason = f"unknown name {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise DataError(
             f"{path}: row {len(rows)} cannot be read ({type(error).__name__}: {reason[:200]}); "
             "correct that row, or give a file that ase.io.read reads"
@@ -72,8 +80,7 @@ def read_rows(path: str | Path, *, progress: Callable[[int], None] | None = None
 def to_structure(atoms: Atoms, cutoff: float, *, elements: Iterable[int] | None = None) -> Structure:
     """Atoms with whatever labels they carry -> structure with edges.
 
-    Labels are taken from the attached calculator's results (ASE's readers put them there) and must be finite; the
-    total charge from `atoms.info["charge"]`, in e, else zero.
+    Labels are taken from the attached calculator's results (ASE's readers put them there) and must be finite.
 
     Args:
         atoms: the crystal.
@@ -81,17 +88,22 @@ def to_structure(atoms: Atoms, cutoff: float, *, elements: Iterable[int] | None 
         elements: atomic numbers that the model knows; None allows all.
     Raises:
         StructureError: a geometry that cannot be treated. UnknownElementError: an element outside `elements`.
-        DataError: a label that is not a number or has the wrong shape.
+        DataError: a label that is not a number or has the wrong shape, or a stress of what is not periodic.
     """
+    check_occupancy(atoms)
     check_elements(atoms.numbers, elements)
     labels = labels_of(atoms)
     stress = labels.get("stress")
+    if stress is not None and not atoms.pbc.all():
+        raise DataError(
+            f"has a stress, but pbc = {atoms.pbc.tolist()}; stress needs all three directions periodic: remove it"
+        )
     structure = make_structure(
         atoms.numbers,
         atoms.positions,
         atoms.cell.array,
         atoms.pbc,
-        total_charge=float(atoms.info.get("charge", 0.0)),
+        total_charge=total_charge(atoms),
         energy=None if "energy" not in labels else float(labels["energy"]),
         forces=labels.get("forces"),
         stress=None if stress is None else voigt_6_to_full_3x3_stress(stress),
@@ -111,16 +123,47 @@ def labels_of(atoms: Atoms) -> dict[str, np.ndarray]:
     for name, shape in expected.items():
         if results.get(name) is None:
             continue
-        value = np.asarray(results[name], dtype=float)
+        value = _numbers(results[name], name)
         if name == "stress" and value.shape in ((3, 3), (9,)):
             value = value.reshape(3, 3)[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
         if value.shape != shape:
             raise DataError(f"{name} has shape {value.shape}, expected {shape}; correct the label")
         if not np.isfinite(value).all():
-            where = f" of atom {int(np.argwhere(~np.isfinite(value))[0][0])}" if name == "forces" else ""
-            raise DataError(f"{name}{where} is not a finite number; correct or remove the row")
+            what = f"the force on atom {int(np.argwhere(~np.isfinite(value))[0][0])}" if name == "forces" else name
+            raise DataError(f"{what} is not a finite number; correct it or remove the row")
         labels[name] = value
     return labels
+
+
+def total_charge(atoms: Atoms) -> float:
+    """`atoms.info["charge"]`, e; zero without it.
+
+    Raises:
+        DataError: it is not one finite number.
+    """
+    value = _numbers(atoms.info.get("charge", 0.0), "charge")
+    if value.size != 1 or not np.isfinite(value).all():
+        raise DataError(f"charge = {atoms.info['charge']!r} is not one finite number; give the total charge in e")
+    return float(value.item())
+
+
+def check_occupancy(atoms: Atoms) -> None:
+    """Refuse sites that are shared or partly empty, which ASE reads as if their most frequent element filled them.
+
+    Raises:
+        StructureError: names the atom and what occupies its site.
+    """
+    sites = atoms.info.get("occupancy")
+    kinds = atoms.arrays.get("spacegroup_kinds")
+    if not isinstance(sites, dict) or kinds is None:
+        return
+    for atom, kind in enumerate(kinds):
+        occupants = sites.get(str(kind), {})
+        if len(occupants) > 1 or any(abs(share - 1.0) > FULL for share in occupants.values()):
+            shares = ", ".join(f"{symbol} {share:g}" for symbol, share in occupants.items())
+            raise StructureError(
+                f"the site of atom {atom} is occupied in part ({shares}); give an ordered structure instead"
+            )
 
 
 def check_elements(numbers: np.ndarray, elements: Iterable[int] | None) -> None:
@@ -150,6 +193,7 @@ def to_structures(
     *,
     elements: Iterable[int] | None = None,
     require: Sequence[str] = (),
+    check: Callable[[Structure], object] | None = None,
     skip_bad: Callable[[str], None] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Structure]:
@@ -160,7 +204,9 @@ def to_structures(
         cutoff: A.
         elements: atomic numbers that are allowed; None for all.
         require: labels that each row must have.
-        skip_bad: told about each bad row, which is then left out; None makes a bad row an error.
+        check: raises an LrpotError for a structure that cannot be used for another reason.
+        skip_bad: told about each bad row, which is then left out, and how many there were; None makes a bad row an
+            error.
         progress: called with the number of rows done.
     Raises:
         DataError: bad rows: the first one's file, row, reason and cure, and how many more.
@@ -172,6 +218,8 @@ def to_structures(
             for label in require:
                 if label not in structure:
                     raise DataError(f"has no {label}; add it to the file or remove the row")
+            if check is not None:
+                check(structure)
             structures.append(structure)
         except LrpotError as error:
             bad.append((row, error))
@@ -181,7 +229,8 @@ def to_structures(
         for row, reason in bad:
             skip_bad(f"{row}: {reason}")
         if not structures:
-            raise DataError(f"{rows[0].file}: every row was bad; the first: {bad[0][1]}")
+            raise DataError(f"{rows[0].file}: every row is bad; row {bad[0][0].number}: {bad[0][1]}")
+        skip_bad(f"{rows[0].file}: left out {len(bad)} of {len(rows)} rows")
     elif bad:
         row, reason = bad[0]
         more = ""
@@ -191,3 +240,10 @@ def to_structures(
         kind = type(reason) if isinstance(reason, (StructureError, UnknownElementError)) else DataError
         raise kind(f"{row}: {reason}{more}")
     return structures
+
+
+def _numbers(value: object, name: str) -> np.ndarray:
+    try:
+        return np.asarray(value, dtype=float)
+    except (TypeError, ValueError):
+        raise DataError(f"{name} = {str(value)[:40]!r} is not a number; correct it or remove the row") from None

@@ -52,6 +52,7 @@ class ReciprocalSum(nn.Module):
         self.engine = engine
         self.envelope = float(envelope)
         self._fixed_cells: _PhiOfCell = OrderedDict()
+        self._fixed_state: tuple[object, ...] = ()
 
     def forward(self, positions: Tensor, charges: Tensor, cell: Tensor, batch: Tensor | None = None) -> Tensor:
         """Energies; differentiable in all three inputs to any order.
@@ -102,8 +103,15 @@ class ReciprocalSum(nn.Module):
         while the weights are, and from call to call otherwise, as in MD at constant volume."""
         if cells.requires_grad:
             return None
-        if any(p.requires_grad for p in self.kernel.parameters()):
+        weights = list(self.kernel.parameters())
+        # a tensor made in inference mode could not be used in a later call that is differentiated
+        if torch.is_inference_mode_enabled() or any(p.requires_grad or p.is_inference() for p in weights):
             return OrderedDict()
+        # an optimiser changes weights in place, which their version tells
+        state = (self.k_cutoff, self.envelope, *((p.data_ptr(), p._version) for p in weights))
+        if state != self._fixed_state:
+            self._fixed_cells.clear()
+            self._fixed_state = state
         while len(self._fixed_cells) > 64:
             self._fixed_cells.popitem(last=False)
         return self._fixed_cells

@@ -10,6 +10,7 @@ import logging
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -201,7 +202,8 @@ class _Run:
         if checkpoint is None:
             module.validate(valid)
         title = f"stage {number}/{len(self.stages)}: {stage.title}"
-        with console.progress(title, training.max_epochs, "epochs") as update:
+        with console.progress(title, training.max_epochs, "epochs") as update, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")  # its hints on loaders and its use of old torch names
             trainer = lightning.Trainer(
                 max_epochs=training.max_epochs,
                 accelerator="cpu" if training.device == "cpu" else "gpu",

@@ -1,0 +1,161 @@
+"""A fit that was killed, or whose newest checkpoint was cut short, ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from lrpot import fit, load
+from lrpot.errors import ConfigError, OutputError, TrainingError
+from lrpot.training import checkpoint, module
+
+SETTINGS = {
+    "model.backbone.features": 8,
+    "model.backbone.interactions": 1,
+    "model.backbone.radial_basis": 6,
+    "model.backbone.cutoff": 4.0,
+    "model.kernel.tolerance": 1e-5,
+    "model.kernel.hidden": 8,
+    "training.max_epochs": 3,
+    "training.batch_size": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """16 rows of 16 atoms with forces from a pair potential and charges: quick to fit, with something in all stages."""
+    from tests.unit.training_data import write_ionic_rows
+
+    return write_ionic_rows(tmp_path_factory.mktemp("data") / "rows.extxyz", n=16)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "run"
+    fit(data, out=out, settings=SETTINGS, verbose=False)
+    return out
+
+
+def assert_same(a: Path, b: Path) -> None:
+    """Weights equal to the last bit, and the same history."""
+    left, right = load(a / "model.pt").state_dict(), load(b / "model.pt").state_dict()
+    assert left.keys() == right.keys()
+    for name in left:
+        assert torch.equal(left[name], right[name]), name
+    assert (a / "metrics.csv").read_text() == (b / "metrics.csv").read_text()
+
+
+def test_training_changes_weights(uninterrupted: Path) -> None:
+    start, end = (load(uninterrupted / "stages" / f"{n}.pt").state_dict() for n in (0, 3))
+    changed = [name for name in start if not torch.equal(start[name], end[name])]
+    assert any(name.startswith("short.backbone") for name in changed)
+    assert "long.charges.values" in changed
+    assert any("fcn" in name for name in changed)
+
+
+def test_repeated_run_is_bitwise_equal(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    fit(data, out=tmp_path / "run", settings=SETTINGS, verbose=False)
+    assert_same(uninterrupted, tmp_path / "run")
+
+
+@pytest.mark.parametrize("saves", [1, 3, 4, 5, 9])
+def test_resume_is_bitwise_equal(
+    data: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int
+) -> None:
+    """Stop after the n-th checkpoint (within a stage, at its end, in each stage), then resume."""
+    out = tmp_path / "run"
+    done = 0
+    save = checkpoint.SaveEveryEpoch.on_train_epoch_end
+
+    def stop_after(self: checkpoint.SaveEveryEpoch, *args: object) -> None:
+        nonlocal done
+        save(self, *args)  # type: ignore[arg-type]
+        done += 1
+        if done == saves:
+            raise TrainingError("stopped by the test")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.SaveEveryEpoch, "on_train_epoch_end", stop_after)
+        with pytest.raises(TrainingError, match="stopped by the test"):
+            fit(data, out=out, settings=SETTINGS, verbose=False)
+    assert not (out / "model.pt").exists()
+    fit(out=out, resume=True, verbose=False)
+    assert_same(uninterrupted, out)
+
+
+def test_truncated_newest_checkpoint_falls_back(
+    data: Path,
+    uninterrupted: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "run"
+    step = module.StageModule.training_step
+
+    def stop_in_third_epoch(self: module.StageModule, *args: object) -> torch.Tensor:
+        if self.current_epoch == 2:
+            raise TrainingError("stopped by the test")
+        return step(self, *args)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.StageModule, "training_step", stop_in_third_epoch)
+        with pytest.raises(TrainingError, match="stopped by the test"):
+            fit(data, out=out, settings=SETTINGS, verbose=False)
+    newest = out / "checkpoints" / checkpoint.NEWEST
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    fit(out=out, resume=True)
+    assert "going back to the one before" in capsys.readouterr().err
+    assert_same(uninterrupted, out)
+
+
+@pytest.mark.slow
+def test_kill_9_and_resume(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    """A real SIGKILL at two moments, one of them while stage 1 is running."""
+    out = tmp_path / "run"
+    words = [f"{name}={value}" for name, value in SETTINGS.items()]
+    start = [sys.executable, "-m", "lrpot.cli.main", "fit", str(data), "--out", str(out), "--set", *words]
+    resume = [sys.executable, "-m", "lrpot.cli.main", "fit", "--resume", "--out", str(out)]
+    # the uninterrupted run computed in this process; threads must agree for equal bits
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    for command, sign in ((start, "checkpoints/newest.ckpt"), (resume, "stages/2.pt")):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while not (out / sign).exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert process.poll() is None, "ended before it could be killed"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(resume, env=environment, check=True, stdout=subprocess.DEVNULL)
+    assert_same(uninterrupted, out)
+
+
+def test_resume_of_a_finished_run_changes_nothing(uninterrupted: Path) -> None:
+    before = (uninterrupted / "metrics.csv").read_text(), json.loads((uninterrupted / "results.json").read_text())
+    fit(out=uninterrupted, resume=True, verbose=False)
+    after = (uninterrupted / "metrics.csv").read_text(), json.loads((uninterrupted / "results.json").read_text())
+    assert before == after
+
+
+def test_second_run_into_one_directory_is_refused(data: Path, uninterrupted: Path) -> None:
+    with pytest.raises(OutputError, match="already holds files"):
+        fit(data, out=uninterrupted, settings=SETTINGS, verbose=False)
+
+
+def test_resume_with_other_settings_is_refused(uninterrupted: Path) -> None:
+    with pytest.raises(ConfigError, match="started with other settings"):
+        fit(out=uninterrupted, resume=True, settings={"training.lr": 1.0}, verbose=False)
+
+
+def test_resume_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="no run to resume"):
+        fit(out=tmp_path / "nothing", resume=True, verbose=False)
+    assert not (tmp_path / "nothing").exists()

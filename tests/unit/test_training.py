@@ -1,0 +1,213 @@
+"""Stages, baseline, loss scales, schedules and warnings of a fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lrpot import fit, load
+from lrpot.build import build_potential
+from lrpot.config import FitConfig, make_config
+from lrpot.data.readers import to_structure
+from lrpot.errors import DataError, TrainingError
+from lrpot.evaluation import evaluate_structures
+from lrpot.structure import Structure, collate
+from lrpot.training import fit as fit_module
+from lrpot.training.baseline import fit_baseline, relative_step, residual_scales, store_known
+from lrpot.training.module import EpochShuffle, StageModule
+from lrpot.training.stages import Stage, plan
+from tests.unit.training_data import CHARGE, ionic_rows, write_ionic_rows
+
+SMALL = {
+    "model.backbone.features": 8,
+    "model.backbone.interactions": 1,
+    "model.backbone.radial_basis": 6,
+    "model.backbone.cutoff": 4.0,
+    "model.kernel.tolerance": 1e-5,
+    "model.kernel.hidden": 8,
+    "training.max_epochs": 2,
+    "training.batch_size": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def structures() -> list[Structure]:
+    return [to_structure(atoms, 4.0) for atoms in ionic_rows(10, stress=True)]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_ionic_rows(tmp_path_factory.mktemp("data") / "rows.extxyz", n=16, stress=True)
+
+
+def config(**settings: object) -> FitConfig:
+    return make_config(None, SMALL | {name.replace("__", "."): value for name, value in settings.items()})
+
+
+@pytest.mark.parametrize(
+    ("settings", "trained", "frozen"),
+    [
+        ({"training__schedule": "published"}, ["short", "long", "long+short"], ["", "short", ""]),
+        ({"training__schedule": "physical-start"}, ["short", "long", "long+short"], ["long", "short", ""]),
+        ({"training__schedule": "physics-first"}, ["long", "short", "long+short"], ["short", "long", ""]),
+        ({"training__stages": 1}, ["long+short"], [""]),
+        ({"model__kernel__form": "none"}, ["short"], [""]),
+        ({"model__kernel__form": "free"}, ["short", "long", "long+short"], ["", "short", ""]),
+    ],
+)
+def test_plan(settings: dict[str, object], trained: list[str], frozen: list[str]) -> None:
+    stages = plan(config(**settings))
+    assert ["+".join(sorted(stage.trained)) for stage in stages] == trained
+    assert ["+".join(sorted(stage.frozen)) for stage in stages] == frozen
+    assert stages[0].baseline
+
+
+def test_baseline_of_additive_energies_is_exact(structures: list[Structure]) -> None:
+    """Energies that are sums over atoms leave nothing; elements in different ratios are told apart."""
+    model = build_potential(config().model, [11, 17])
+    rows = []
+    for n, structure in enumerate(structures[:4]):
+        part = to_structure(ionic_rows(1)[0][: 10 + n], 4.0)
+        counts = [(part.numbers == z).sum() for z in (11, 17)]
+        part.energy = torch.tensor([2.5 * counts[0] - 1.25 * counts[1]], dtype=torch.float64)
+        part.forces = structure.forces[: part.num_nodes]
+        rows.append(part)
+    store_known(model, rows, set())
+    fit_baseline(model, rows)
+    assert model.short.offset[[11, 17]].tolist() == pytest.approx([2.5, -1.25], abs=1e-10)
+    assert model.short.offset[1:11].abs().max() == 0
+    forces = torch.cat([row.forces for row in rows])
+    assert float(model.short.scale) == pytest.approx(float((forces**2).mean().sqrt()), rel=1e-12)
+
+
+def test_known_parts_are_the_frozen_predictions(structures: list[Structure]) -> None:
+    model = build_potential(config().model, [11, 17])
+    model.long.charges.set_values({11: 0.5, 17: -0.5})
+    store_known(model, structures, {"long"})
+    output = model(collate(structures), stress=True, parts={"long"})
+    known = collate(structures)
+    for label in ("energy", "forces", "stress"):
+        torch.testing.assert_close(known[f"known_{label}"], output[label], rtol=1e-12, atol=1e-12)
+
+
+def test_residual_scales_and_relative_step(structures: list[Structure]) -> None:
+    model = build_potential(config().model, [11, 17])
+    model.long.charges.set_values({11: CHARGE, 17: -CHARGE})
+    store_known(model, structures, {"long"})
+    scales = residual_scales(structures)
+    forces = torch.cat([s.forces - s.known_forces for s in structures])
+    assert scales["forces"] == pytest.approx(float((forces**2).mean().sqrt()), rel=1e-12)
+    assert set(scales) == {"energy", "forces", "stress"}
+    long_range = [s.known_forces for s in structures]
+    expected = scales["forces"] / float((torch.cat(long_range) ** 2).mean().sqrt())
+    assert relative_step(structures, long_range) == pytest.approx(min(1.0, expected), rel=1e-12)
+    assert relative_step(structures, [1e-9 * f for f in long_range]) == 1.0
+
+
+def test_stage_trains_only_its_part() -> None:
+    model = build_potential(config().model, [11, 17])
+    training = config().training
+    StageModule(model, Stage("x", frozenset({"long"}), frozenset({"short"})), training, {"energy": 1.0}, 1e-3)
+    assert not any(p.requires_grad for p in model.short.parameters())
+    assert all(p.requires_grad for p in model.long.parameters())
+
+
+def test_epoch_shuffle_depends_on_seed_and_epoch_only() -> None:
+    first, second = EpochShuffle(20, seed=3), EpochShuffle(20, seed=3)
+    first.set_epoch(5)
+    second.set_epoch(5)
+    assert list(first) == list(second)
+    second.set_epoch(6)
+    assert list(first) != list(second)
+    assert sorted(second) == list(range(20))
+
+
+def test_stage_two_freezes_the_backbone(data: Path, tmp_path: Path) -> None:
+    fit(data, out=tmp_path / "run", settings=SMALL, verbose=False)
+    before, after = (load(tmp_path / f"run/stages/{n}.pt").state_dict() for n in (1, 2))
+    for name, value in before.items():
+        assert name.startswith("long.") or torch.equal(value, after[name]), name
+    assert not torch.equal(before["long.charges.values"], after["long.charges.values"])
+
+
+def test_no_stage_ends_worse_than_it_began(data: Path, tmp_path: Path) -> None:
+    result = fit(data, out=tmp_path / "run", settings=SMALL, verbose=False)
+    for number in range(1, 4):
+        entry = json.loads((tmp_path / f"run/stages/{number}.json").read_text())
+        losses = [record["loss"] for record in entry["history"]]
+        assert min(losses) <= losses[0]
+    assert result.stages[0]["title"] == "start"
+    assert result.test["forces"]["mae"] > 0
+
+
+def test_prefit_charges_are_those_of_the_data(data: Path, tmp_path: Path) -> None:
+    result = fit(data, out=tmp_path / "run", settings=SMALL, verbose=False)
+    assert result.stages[0]["charges"]["Na"] == pytest.approx(CHARGE, abs=0.02)
+
+
+@pytest.mark.parametrize("schedule", ["published", "physics-first"])
+def test_model_after_each_stage_is_whole(data: Path, tmp_path: Path, schedule: str) -> None:
+    """The errors that a stage reports are those of the model that it saved, also before charges are switched on."""
+    fit(data, out=tmp_path / "run", settings=SMALL | {"training.schedule": schedule}, verbose=False)
+    split = json.loads((tmp_path / "run/split.json").read_text())
+    rows = [atoms for n, atoms in enumerate(ionic_rows(16, stress=True)) if n in split["valid"]]
+    for number in (1, 2, 3):
+        entry = json.loads((tmp_path / f"run/stages/{number}.json").read_text())
+        model = load(tmp_path / f"run/stages/{number}.pt")
+        errors = evaluate_structures(model, [to_structure(atoms, 4.0) for atoms in rows]).errors()
+        # float32 network; labels went through a text file
+        assert errors["forces"]["mae"] == pytest.approx(entry["validation"]["forces"]["mae"], rel=1e-3)
+        assert errors["energy"]["mae"] == pytest.approx(entry["validation"]["energy"]["mae"], rel=1e-3)
+    charges = json.loads((tmp_path / "run/stages/1.json").read_text())["charges"]
+    assert (charges["Na"] == 0.0) == (schedule == "published")
+
+
+def test_one_stage_and_other_kernels(data: Path, tmp_path: Path) -> None:
+    for n, settings in enumerate(
+        (
+            {"training.stages": 1},
+            {"model.kernel.form": "free", "model.kernel.envelope": 1.0, "model.charges.neutrality": "shift"},
+            {"model.kernel.form": "none"},
+            {"model.kernel.complement": "none", "model.charges.init": {"Na": 0.5, "Cl": -0.5}},
+        )
+    ):
+        result = fit(data, out=tmp_path / str(n), settings=SMALL | settings, verbose=False)
+        assert np.isfinite(result.test["energy"]["mae"])
+        assert len(result.stages) == {0: 2, 1: 4, 2: 2, 3: 4}[n]
+
+
+def test_collapsed_charges_are_reported_with_the_cure() -> None:
+    done = [{"charges": {"Na": q, "Cl": -q}} for q in (0.9, 0.9, 0.02)]
+    (warning,) = fit_module._charge_warnings(done, config())
+    assert "collapsed" in warning
+    assert "physical-start" in warning
+    assert fit_module._charge_warnings(done[:2], config()) == []
+    steady = [{"charges": {"Na": q, "Cl": -q}} for q in (0.9, 0.9, 0.85)]
+    assert fit_module._charge_warnings(steady, config()) == []
+
+
+def test_not_finite_loss_stops_before_the_step_and_names_rows(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = StageModule._loss
+
+    def broken(self: StageModule, batch: object, *, create_graph: bool) -> object:
+        value, errors = loss(self, batch, create_graph=create_graph)
+        return (value * float("nan") if create_graph and self.current_epoch == 1 else value), errors
+
+    monkeypatch.setattr(StageModule, "_loss", broken)
+    with pytest.raises(TrainingError, match=r"not finite in .*, epoch 1, for rows \d+"):
+        fit(data, out=tmp_path / "run", settings=SMALL, verbose=False)
+    assert (tmp_path / "run/checkpoints/newest.ckpt").exists()
+    assert not (tmp_path / "run/model.pt").exists()
+
+
+def test_too_few_structures(tmp_path: Path) -> None:
+    path = write_ionic_rows(tmp_path / "one.extxyz", n=1)
+    with pytest.raises(DataError, match="too few"):
+        fit(path, out=tmp_path / "run", settings=SMALL, verbose=False)
+    assert not (tmp_path / "run").exists()
