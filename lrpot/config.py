@@ -119,13 +119,18 @@ class TrainingConfig(_Section):
         "published.",
     )
     max_epochs: int = Field(100, ge=1, description="Epochs of each stage, at most.")
-    batch_size: int = Field(16, ge=1, description="Structures per step.")
+    batch_size: int = Field(4, ge=1, description="Structures per step.")
     lr: float = Field(2e-3, gt=0, description="Learning rate of Adam for the network.")
     lr_long: float | Literal["auto"] = Field(
         "auto", description="Learning rate for charges and kernel; auto: lr times (residual / long-range forces)."
     )
-    lr_factor: float = Field(0.5, gt=0, lt=1, description="The learning rate is multiplied by this on a plateau.")
-    lr_patience: int = Field(8, ge=1, description="Epochs without improvement before that.")
+    lr_schedule: Literal["cosine", "plateau"] = Field(
+        "cosine",
+        description="cosine: the learning rate falls to a hundredth over max_epochs; plateau: it is halved whenever "
+        "the validation loss has not improved for lr_patience epochs.",
+    )
+    lr_patience: int = Field(8, ge=1, description="Epochs without improvement before the learning rate is halved.")
+    warmup_epochs: float = Field(1.0, ge=0, description="Epochs over which the learning rate rises from zero.")
     patience: int = Field(30, ge=1, description="Epochs without improvement that end a stage.")
     min_improvement: float = Field(1e-3, ge=0, lt=1, description="What counts as improvement, relative.")
     energy_weight: float = Field(1.0, ge=0, description="Weight of the energy per atom in the loss.")

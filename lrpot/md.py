@@ -12,11 +12,11 @@ from ase import Atoms, units
 from ase.io import write
 from ase.io.trajectory import Trajectory
 from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
+from ase.md.velocitydistribution import Stationary
 from ase.md.verlet import VelocityVerlet
 
 from lrpot.analysis import energy_drift
-from lrpot.errors import ConfigError, LrpotError
+from lrpot.errors import ConfigError, LrpotError, StructureError
 
 ENSEMBLES = ("nve", "nvt")
 
@@ -59,6 +59,7 @@ def run_md(
     seed: int = 0,
     trajectory: str | Path | None = None,
     progress: Callable[[int, str], None] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> MDRun:
     """Run MD of atoms that have a calculator; they are left in the last state.
 
@@ -70,17 +71,19 @@ def run_md(
         friction: 1/fs, of the bath.
         interval: steps between recorded frames.
         seed: of velocities and bath.
-        trajectory: file for the frames: .traj, or .xyz/.extxyz; None for none.
+        trajectory: file for the frames: .traj, or .xyz/.extxyz; None for none. An older file stays until the first
+            frame is known.
         progress: called with the steps done and a line on energy and temperature.
+        stop: asked after every step; the run ends there once it says so.
     Raises:
         ConfigError: an unknown ensemble or a number out of range.
-        SimulationError: energies or positions that are not finite, or atoms hotter than 100 times the target.
+        SimulationError: forces or velocities that are not finite, atoms that collide, or a temperature of 100 times
+            the target (looked for at every step); the frames before it are kept.
     """
     _check(ensemble, temperature, steps, timestep, friction, interval)
     rng = np.random.default_rng(seed)
     if not atoms.has("momenta") or not np.any(atoms.get_momenta()):
-        MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=rng)
-        Stationary(atoms)
+        _draw_momenta(atoms, temperature, rng)
     if ensemble == "nve":
         dynamics = VelocityVerlet(atoms, timestep * units.fs)
     else:
@@ -92,15 +95,20 @@ def run_md(
     started = time.perf_counter()
     hottest = 100.0 * max(temperature, 10.0)
 
+    def failure(step: int, what: str) -> SimulationError:
+        return SimulationError(
+            f"step {step}: {what}; the model is outside its range or the time step of {timestep:g} fs is too long; "
+            f"the frames before step {step} are kept"
+        )
+
+    def check() -> None:
+        if fault := _fault(atoms, hottest):
+            raise failure(dynamics.get_number_of_steps(), fault)
+
     def record() -> None:
         step = dynamics.get_number_of_steps()
         potential, kinetic = atoms.get_potential_energy(), atoms.get_kinetic_energy()
         now = atoms.get_temperature()
-        if not (np.isfinite(potential) and np.isfinite(kinetic)) or now > hottest:
-            raise SimulationError(
-                f"step {step}: energy {potential:g} eV, temperature {now:g} K; the model is outside its range or the "
-                f"time step of {timestep:g} fs is too long; the frames before step {step} are kept"
-            )
         run.time_fs.append(step * timestep)
         run.potential.append(float(potential))
         run.kinetic.append(float(kinetic))
@@ -109,31 +117,61 @@ def run_md(
         if progress is not None:
             progress(step, f"{(potential + kinetic) / len(atoms):.6f} eV/atom, {now:.0f} K")
 
+    dynamics.attach(check, interval=1)
     dynamics.attach(record, interval=interval)
+    atoms.get_forces()  # whatever is wrong with the start is told as such
     try:
-        dynamics.run(steps)
+        for _ in dynamics.irun(steps):
+            if stop is not None and stop():
+                break
+    except StructureError as error:
+        raise failure(dynamics.get_number_of_steps() + 1, str(error).split(";")[0]) from error
     finally:
         frames.close()
-    run.seconds_per_step = (time.perf_counter() - started) / max(steps, 1)
+    run.seconds_per_step = (time.perf_counter() - started) / max(dynamics.get_number_of_steps(), 1)
     return run
 
 
+def _draw_momenta(atoms: Atoms, temperature: float, rng: np.random.Generator) -> None:
+    """Maxwell-Boltzmann momenta at that temperature (K) whose sum is zero; one atom alone stays at rest."""
+    if len(atoms) > 1:
+        masses = atoms.get_masses()[:, None]
+        atoms.set_momenta(rng.standard_normal((len(atoms), 3)) * np.sqrt(masses * units.kB * temperature))
+        Stationary(atoms)
+
+
+def _fault(atoms: Atoms, hottest: float) -> str | None:
+    """What is wrong with the state of a run, and with which atom; None if nothing is."""
+    forces, velocities = atoms.get_forces(), atoms.get_velocities()
+    broken = ~(np.isfinite(forces).all(axis=1) & np.isfinite(velocities).all(axis=1))
+    if broken.any():
+        atom = int(broken.argmax())
+        return f"the force on atom {atom} ({atoms.symbols[atom]}) or its velocity is not finite"
+    if not np.isfinite(energy := atoms.get_potential_energy()):
+        return f"the potential energy is {energy:g} eV"
+    if (now := atoms.get_temperature()) > hottest:
+        atom = int(np.linalg.norm(velocities, axis=1).argmax())
+        return f"the temperature is {now:.3g} K, and atom {atom} ({atoms.symbols[atom]}) is the fastest"
+    return None
+
+
 class _Frames:
-    """Frames go to a file as they come, so that an interruption loses none."""
+    """Frames go to a file as they come, so that an interruption loses none; the first replaces an older file."""
 
     def __init__(self, path: str | Path | None) -> None:
         self.path = None if path is None else Path(path)
         self.trajectory = None
-        if self.path is not None and self.path.suffix == ".traj":
-            self.trajectory = Trajectory(str(self.path), "w")
-        elif self.path is not None:
-            self.path.unlink(missing_ok=True)
+        self.begun = False
 
     def write(self, atoms: Atoms) -> None:
-        if self.trajectory is not None:
+        if self.path is None:
+            return
+        if self.path.suffix != ".traj":
+            write(self.path, atoms, format="extxyz", append=self.begun)
+        else:
+            self.trajectory = self.trajectory or Trajectory(str(self.path), "w")
             self.trajectory.write(atoms)
-        elif self.path is not None:
-            write(self.path, atoms, format="extxyz", append=True)
+        self.begun = True
 
     def close(self) -> None:
         if self.trajectory is not None:
@@ -143,8 +181,8 @@ class _Frames:
 def _check(ensemble: str, temperature: float, steps: int, timestep: float, friction: float, interval: int) -> None:
     if ensemble not in ENSEMBLES:
         raise ConfigError(f"ensemble {ensemble!r} is not known; choose one of {', '.join(ENSEMBLES)}")
-    if temperature < 0:
-        raise ConfigError(f"temperature = {temperature:g} K: must not be negative")
+    if not 0 <= temperature < np.inf:
+        raise ConfigError(f"temperature = {temperature:g} K: must be finite and not negative")
     for name, value in (("steps", steps), ("timestep", timestep), ("friction", friction), ("interval", interval)):
-        if not value > 0:
-            raise ConfigError(f"{name} = {value:g}: must be positive")
+        if not 0 < value < np.inf:
+            raise ConfigError(f"{name} = {value:g}: must be finite and positive")

@@ -97,7 +97,7 @@ def load(path: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = N
     try:
         # each of these steps has weights of its own; more steps than weights would only take time and memory to build
         if max(config.backbone.interactions, config.kernel.layers) > len(weights):
-            raise ModelFileError("its settings ask for more layers than it has weights; get it anew")
+            raise ModelFileError("its settings ask for more layers than it has weights; get it anew from its maker")
         with torch.device("meta"):  # takes no memory, so that a hostile width is refused by its shapes
             build_potential(config, elements).load_state_dict(weights, assign=True)
         model = build_potential(config, elements)
@@ -108,9 +108,9 @@ def load(path: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = N
     except LrpotError as error:
         raise ModelFileError(f"{path}: {error}") from error
     except (KeyError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        reason = _brief(error).removeprefix("Error(s) in loading state_dict for Potential: ").split(": copying")[0]
         raise ModelFileError(
-            f"{path}: its weights and its settings do not fit each other ({_brief(error)}); get it anew from where it "
-            "was made"
+            f"{path}: its weights and its settings do not fit each other ({reason}); get it anew from where it was made"
         ) from error
     model.info = info
     if dtype is not None:
@@ -181,9 +181,11 @@ def _check_header(path: Path, header: object) -> tuple[ModelInfo, ModelConfig, l
     damaged = "get it anew from where it was made"
     if not isinstance(header, dict):
         raise ModelFileError(f"{path}: is damaged (model.json is not an object); {damaged}")
-    if header.get("format") != FORMAT:
+    if not isinstance(header.get("format"), int):
+        raise ModelFileError(f"{path}: is damaged (model.json does not say its format); {damaged}")
+    if header["format"] != FORMAT:
         raise ModelFileError(
-            f"{path}: has model format {str(header.get('format'))[:40]}, this lrpot reads {FORMAT}; "
+            f"{path}: has model format {header['format']}, this lrpot reads {FORMAT}; "
             f"use lrpot {str(header.get('version', 'of a newer version'))[:40]}"
         )
     try:

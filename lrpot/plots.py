@@ -150,7 +150,7 @@ def _real_space(reciprocal: ReciprocalSum, r: torch.Tensor) -> torch.Tensor:
     """Energy of two unit charges at distance r: 2 Phi transformed, (1/pi^2) int k^2 Phi(k) sin(kr)/(kr) dk."""
     # Simpson's rule in steps of 0.002 / A, which resolves sin(kr) far beyond the distances shown
     k = torch.linspace(0.0, reciprocal.k_cutoff, 2 * math.ceil(reciprocal.k_cutoff / 0.004) + 1, dtype=torch.float64)
-    k[0] = 1e-6  # k^2 Phi is finite at k = 0, Phi itself need not be
+    k[0] = 1e-12  # k^2 Phi is finite at k = 0, Phi itself need not be
     integrand = (k**2 * reciprocal.phi(k))[None, :] * torch.sinc(r[:, None] * k / math.pi)
     return torch.from_numpy(simpson(integrand.numpy(), x=k.numpy(), axis=1)) / math.pi**2
 

@@ -14,7 +14,8 @@ from lrpot.errors import StructureError
 from lrpot.kspace import CoulombComplement, ReciprocalSum
 from lrpot.structure import batch_index, edge_vectors
 
-PARTS = frozenset({"short", "long"})
+# What the energy is the sum of: an energy per element, the network, charges and reciprocal core.
+PARTS = frozenset({"offset", "short", "long"})
 
 
 class Readout(nn.Module):
@@ -34,7 +35,7 @@ class Readout(nn.Module):
 
 
 class ShortRange(nn.Module):
-    """Energy of each atom from its surroundings: offset of its element + scale * readout(backbone)."""
+    """Energy of each atom: an offset of its element, and from its surroundings scale * readout(backbone)."""
 
     offset: Tensor
     scale: Tensor
@@ -52,9 +53,9 @@ class ShortRange(nn.Module):
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
 
     def forward(self, batch: Data, vectors: Tensor) -> Tensor:
-        """(N,) float64, eV."""
+        """(N,) float64, eV, without the offsets."""
         learned = self.readout(self.backbone(batch, vectors.to(self.readout.last.weight.dtype)).scalar)
-        return self.offset[batch.numbers] + self.scale * learned.to(torch.float64)
+        return self.scale * learned.to(torch.float64)
 
 
 class LongRange(nn.Module):
@@ -138,7 +139,7 @@ class Potential(nn.Module):
             batch: one structure or a batch, with edges up to `cutoff`; not changed.
             forces, stress: whether to compute them.
             create_graph: keep the derivatives differentiable, for training on them.
-            parts: "short", "long" or both (what the model does not have is zero).
+            parts: which of "offset", "short" and "long" (what the model does not have is zero).
         Returns:
             energy, energy_short, energy_long: (G,), eV; forces: (N, 3), eV/A; stress: (G, 3, 3), eV/A^3, positive
             under tension; charges: (N, C), e, if the model has any. All float64.
@@ -174,8 +175,11 @@ class Potential(nn.Module):
         vectors = edge_vectors(batch)
         zeros = batch.positions.new_zeros(batch.cell.shape[0])
         output = {"energy_short": zeros, "energy_long": zeros}
+        index = batch_index(batch)
+        if "offset" in parts:
+            output["energy_short"] = zeros.index_add(0, index, self.short.offset[batch.numbers])
         if "short" in parts:
-            output["energy_short"] = zeros.index_add(0, batch_index(batch), self.short(batch, vectors))
+            output["energy_short"] = output["energy_short"].index_add(0, index, self.short(batch, vectors))
         if "long" in parts and self.long is not None:
             output["energy_long"], output["charges"] = self.long(batch, vectors)
         output["energy"] = output["energy_short"] + output["energy_long"]

@@ -89,7 +89,7 @@ def read_crystals(
 
 
 def predict_crystals(
-    potential: Potential,
+    model: Potential,
     rows: Sequence[Row],
     structures: Sequence[Structure],
     *,
@@ -100,7 +100,7 @@ def predict_crystals(
     todo = iter(rows)
     for periodic in _runs([bool(s.pbc.all()) for s in structures]):
         for group, output in predict_structures(
-            potential, [structures[i] for i in periodic], stress=bool(structures[periodic[0]].pbc.all())
+            model, [structures[i] for i in periodic], stress=bool(structures[periodic[0]].pbc.all())
         ):
             start = 0
             for n, structure in enumerate(group):
@@ -123,20 +123,20 @@ def predict_crystals(
     return predictions
 
 
-def check_supported(potential: Potential, structure: Structure) -> None:
+def check_supported(model: Potential, structure: Structure) -> None:
     """Find out, before anything is computed, whether the long-range part of a model can treat a structure.
 
     Raises:
         StructureError: it is not periodic in three directions, or its cell has too many wave vectors.
     """
-    if potential.long is None:
+    if model.long is None:
         return
     if not bool(structure.pbc.all()):
         raise StructureError(
             f"pbc = {structure.pbc[0].tolist()}, but the long-range part of this model needs all three directions "
             "periodic; set pbc to True with enough vacuum, or use a model without long range"
         )
-    k_lattice(structure.cell[0], potential.long.reciprocal.k_cutoff)
+    k_lattice(structure.cell[0], model.long.reciprocal.k_cutoff)
 
 
 def summary(predictions: Sequence[Prediction]) -> tuple[list[str], list[list[str]]]:

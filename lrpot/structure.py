@@ -11,6 +11,7 @@ total_charge      (G,)           float64  e
 edge_index        (2, E)         int64    [0] neighbour j, [1] centre i; sorted by centre
 edge_shift        (E, 3)         float64  r_ij = positions[j] + shift @ cell - positions[i], in whole cells
 batch             (N,)           int64    the structure an atom belongs to (batches only)
+row               (G,)           int64    place in the file that it was read from (optional)
 energy            (G,)           float64  label, eV (optional)
 forces            (N, 3)         float64  label, eV/A (optional)
 stress            (G, 3, 3)      float64  label, eV/A^3, ASE's sign: positive under tension (optional)

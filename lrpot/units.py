@@ -1,7 +1,7 @@
 """Units of lrpot: A, eV, e, fs. A wave vector includes 2 pi and is in 1/A."""
 
 # e / (4 pi eps_0) in eV A / e^2, CODATA 2022.
-COULOMB_CONSTANT = 14.3996454784936
+COULOMB_CONSTANT = 14.399645468667815
 
 # 1 eV/A^3 in GPa, CODATA 2022.
 GPA = 160.2176634

@@ -93,7 +93,7 @@ class _Interaction(nn.Module):
     def __init__(self, features: int) -> None:
         super().__init__()
         self.interatomic_context_net = nn.Sequential(
-            _linear(features, features), nn.SiLU(), _linear(features, 3 * features)
+            _linear(features, features, activated=True), _linear(features, 3 * features)
         )
 
     def forward(
@@ -126,7 +126,7 @@ class _Mixing(nn.Module):
     def __init__(self, features: int) -> None:
         super().__init__()
         self.intraatomic_context_net = nn.Sequential(
-            _linear(2 * features, features), nn.SiLU(), _linear(features, 3 * features)
+            _linear(2 * features, features, activated=True), _linear(features, 3 * features)
         )
         self.mu_channel_mix = _linear(features, 2 * features, bias=False)
 
@@ -141,8 +141,15 @@ class _Mixing(nn.Module):
         return scalar, vector
 
 
-def _linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
-    layer = nn.Linear(inputs, outputs, bias=bias)
+class _Activated(nn.Linear):
+    """A layer with its activation inside, so that the next one has the name it has in SchNetPack."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return nn.functional.silu(super().forward(input))
+
+
+def _linear(inputs: int, outputs: int, *, bias: bool = True, activated: bool = False) -> nn.Linear:
+    layer = _Activated(inputs, outputs) if activated else nn.Linear(inputs, outputs, bias=bias)
     nn.init.xavier_uniform_(layer.weight)
     if bias:
         nn.init.zeros_(layer.bias)

@@ -15,7 +15,9 @@ def evaluate(
     data: Annotated[Path, typer.Argument(help="Labelled structures (energy eV, forces eV/A, stress eV/A^3).")],
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Directory for evaluation.json and parity.png.", show_default="beside the model"),
+        typer.Option(
+            "--out", help="Directory for evaluation-DATA.json and parity-DATA.png.", show_default="beside the model"
+        ),
     ] = None,
     device: Device = "cpu",
     dtype: Precision = DType.float64,
@@ -32,15 +34,23 @@ def evaluate(
     from lrpot.evaluation import evaluate_structures
     from lrpot.files import check_writable, write_text
     from lrpot.model_file import load
+    from lrpot.prediction import check_supported
 
     console = Console()
     folder = model.parent if out is None else out
     name = data.name.split(".")[0]
     results, picture = folder / f"evaluation-{name}.json", folder / f"parity-{name}.png"
-    check_writable(results)
     potential = load(model, device=device, dtype=getattr(torch, dtype.value))
+    check_writable(results)
     rows = read_rows(data)
-    structures = to_structures(rows, potential.cutoff, elements=potential.elements)
+    with console.progress(f"neighbours of {data}", len(rows), "structures") as update:
+        structures = to_structures(
+            rows,
+            potential.cutoff,
+            elements=potential.elements,
+            check=lambda s: check_supported(potential, s),
+            progress=update,
+        )
     if not any(label in s for s in structures for label in ("energy", "forces", "stress")):
         raise DataError(f"{data}: no row has an energy, forces or stress to compare with; use lrpot predict")
     with console.progress("evaluating", len(structures), "structures") as update:

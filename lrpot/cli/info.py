@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,26 +18,39 @@ def info(model: Annotated[Path, typer.Argument(help="Model file.")]) -> None:
     about = potential.info
     assert isinstance(about, ModelInfo)
     parameters = sum(p.numel() for p in potential.parameters())
-    backbone, kernel = about.config["model"]["backbone"], about.config["model"]["kernel"]
+    settings = about.config["model"]
     lines = [
         ("elements", ", ".join(about.elements)),
         ("made by", f"lrpot {about.version}, {about.created}"),
-        ("units", ", ".join(f"{name} {unit}" for name, unit in about.units.items())),
-        ("backbone", ", ".join(f"{name} {value}" for name, value in backbone.items())),
-        ("kernel", ", ".join(f"{name} {value}" for name, value in kernel.items())),
+        ("units", _text(about.units)),
+        ("backbone", _text(settings.get("backbone"))),
+        ("kernel", _text(settings.get("kernel"))),
+        ("charges", _text(settings.get("charges"))),
         ("parameters", str(parameters)),
         ("precision", str(potential.short.readout.last.weight.dtype).removeprefix("torch.")),
-        ("training data", ", ".join(f"{name} {value}" for name, value in about.data.items())),
+        ("training data", _text(about.data)),
     ]
     if potential.long is not None:
-        lines.insert(5, ("k_cutoff", f"{potential.long.reciprocal.k_cutoff:.3f} 1/A"))
+        lines.insert(6, ("k_cutoff", f"{potential.long.reciprocal.k_cutoff:.3f} 1/A"))
     for name, value in lines:
         console.line(f"{name + ':':15s} {value}")
-    for stage in about.stages:
-        errors = ", ".join(
-            f"{name} {values['mae']:.3g} {values['unit']}"
-            for name, values in stage["validation"].items()
-            if isinstance(values, dict)
-        )
-        charges = ", ".join(f"{symbol} {charge:+.5f} e" for symbol, charge in stage["charges"].items())
-        console.line(f"stage {stage['stage']}: {stage['title']}; {stage['epochs']} epochs; {errors}; {charges}")
+    for number, stage in enumerate(about.stages):
+        console.line(f"stage {stage.get('stage', number)}: {'; '.join(_stage(stage))}")
+
+
+def _stage(stage: dict[str, Any]) -> list[str]:
+    """Title, epochs, validation errors and charges of a stage, those that it has."""
+    title = stage.get("title", "no title")
+    epochs = f"{stage['epochs']} epochs" if "epochs" in stage else ""  # the start has none
+    errors = {name: value for name, value in stage.get("validation", {}).items() if isinstance(value, dict)}
+    validation = ", ".join(f"{name} {value['mae']:.3g} {value['unit']}" for name, value in errors.items())
+    charges = ", ".join(f"{symbol} {charge:+.5f} e" for symbol, charge in stage.get("charges", {}).items())
+    return [part for part in (title, epochs, validation, charges) if part]
+
+
+def _text(value: object) -> str:
+    """A setting as words: {train: 8, test: 1} -> "train 8, test 1"."""
+    if isinstance(value, dict):
+        inner = {name: _text(v) for name, v in value.items()}
+        return ", ".join(f"{name} ({text})" if "," in text else f"{name} {text}" for name, text in inner.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and leave the process with its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
-    words = repeat_set([word for word in words if word != "--debug"])
+    words = [word for word in words if word != "--debug"]
     if not debug:
         warnings.simplefilter("ignore")  # other packages' warnings are for developers
     sys.exit(run(words, debug=debug))
@@ -55,13 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(words: Sequence[str], *, debug: bool = False) -> int:
     """Run one command; returns its exit code."""
     try:
-        app(args=list(words), prog_name="lrpot")
+        app(args=repeat_set(words), prog_name="lrpot")
     except SystemExit as leave:  # typer's own ends: done (0), wrong usage (2), Ctrl-C (130)
         return leave.code if isinstance(leave.code, int) else int(leave.code is not None)
     except Interrupted as error:
         print(f"lrpot: {error}", file=sys.stderr)
         return 130
-    except (LrpotError, MemoryError) as error:
+    except (LrpotError, OSError, MemoryError) as error:
         if debug:
             traceback.print_exc()
         print(f"lrpot: error: {_one_line(error)}", file=sys.stderr)
@@ -74,18 +74,21 @@ def repeat_set(words: Sequence[str]) -> list[str]:
     out: list[str] = []
     inside = False
     for word in words:
-        if word == "--set":
-            inside = True
-            continue
-        inside = inside and not word.startswith("-") and "=" in word
-        out += ["--set", word] if inside else [word]
-    if words and words[-1] == "--set":
-        out.append("--set")
+        first = bool(out) and out[-1] == "--set"  # its value, whatever it looks like
+        further = inside and not first and "=" in word and not word.startswith("-")
+        out += ["--set", word] if further else [word]
+        inside = word == "--set" or first or further
     return out
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'a file'}: {error.strerror}; mend that, then run the command again"
+    if isinstance(error, MemoryError) and not str(error):
+        return "out of memory; give fewer or smaller crystals, or a shorter cutoff"
+    text = " ".join(str(error).split()) or type(error).__name__
+    # a message may quote a file, and a file may hold the control codes of a terminal
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 if __name__ == "__main__":

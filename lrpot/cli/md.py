@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lrpot.cli.options import Device, DType, Precision, Seed
+
+if TYPE_CHECKING:
+    from lrpot.console import Console
 
 
 class Ensemble(StrEnum):
@@ -35,13 +41,16 @@ def md(
     seed: Seed = 0,
 ) -> None:
     """Run MD; writes the trajectory and a picture of energy conservation beside it."""
+    import torch
+
     from lrpot import plots
     from lrpot.console import Console
-    from lrpot.data.readers import read_rows
     from lrpot.errors import ConfigError, Interrupted, OutputError
     from lrpot.files import check_writable
     from lrpot.interfaces.ase import LRCalculator
     from lrpot.md import run_md
+    from lrpot.model_file import load
+    from lrpot.prediction import read_crystals
 
     if out.suffix not in (".traj", ".extxyz", ".xyz"):
         raise ConfigError(f"--out {out}: unknown ending {out.suffix!r}; use .traj, .extxyz or .xyz")
@@ -49,26 +58,31 @@ def md(
         raise OutputError(f"{out}: exists already; add --overwrite to replace it, or choose another --out")
     if min(supercell) < 1:
         raise ConfigError(f"--supercell {supercell}: numbers must be 1 or more")
+    potential = load(model, device=device, dtype=getattr(torch, dtype.value))
+    (row,), _ = read_crystals(potential, structure, last=True)  # names file and row of what the model cannot treat
     check_writable(out)
-    atoms = read_rows(structure)[-1].atoms.repeat(supercell)
-    atoms.calc = LRCalculator(model, device=device, dtype=dtype.value)
+    atoms = row.atoms.repeat(supercell)
+    atoms.calc = LRCalculator(potential, device=device, dtype=dtype.value)
     console = Console()
-    with console.progress(f"{ensemble.value}, {len(atoms)} atoms", steps, "steps") as update:
-        try:
-            run = run_md(
-                atoms,
-                ensemble=ensemble.value,
-                temperature=temperature,
-                steps=steps,
-                timestep=timestep,
-                friction=friction,
-                interval=interval,
-                seed=seed,
-                trajectory=out,
-                progress=update,
-            )
-        except KeyboardInterrupt:
-            raise Interrupted(f"stopped by Ctrl-C; {out} holds the frames so far") from None
+    with (
+        console.progress(f"{ensemble.value}, {len(atoms)} atoms", steps, "steps") as update,
+        _ctrl_c(console) as interrupted,
+    ):
+        run = run_md(
+            atoms,
+            ensemble=ensemble.value,
+            temperature=temperature,
+            steps=steps,
+            timestep=timestep,
+            friction=friction,
+            interval=interval,
+            seed=seed,
+            trajectory=out,
+            progress=update,
+            stop=interrupted,
+        )
+    if interrupted():
+        raise Interrupted(f"stopped by Ctrl-C; {out} holds the {len(run.time_fs)} frames so far")
     mean = sum(run.temperature) / len(run.temperature)
     speed = f"{1e3 * run.seconds_per_step:.1f} ms/step"
     line = f"{steps} steps of {timestep:g} fs, {len(atoms)} atoms, {speed}, mean {mean:.0f} K"
@@ -80,3 +94,21 @@ def md(
     )
     console.line(f"wrote {out}")
     console.line(f"wrote {picture}")
+
+
+@contextmanager
+def _ctrl_c(console: Console) -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed: the step in hand is finished, so that no frame is cut; a second one stops at once."""
+    pressed: list[int] = []
+
+    def press(number: int, _: object) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+        console.warn("stopping after this step (Ctrl-C again: at once)")
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)

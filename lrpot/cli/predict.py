@@ -17,7 +17,9 @@ def predict(
     ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="results.csv, or .extxyz with forces, stress and charges.", show_default="none"),
+        typer.Option(
+            "--out", help="Table (.csv), or crystals with forces, stress and charges (.extxyz).", show_default="none"
+        ),
     ] = None,
     device: Device = "cpu",
     dtype: Precision = DType.float64,
@@ -26,7 +28,7 @@ def predict(
     import torch
 
     from lrpot.console import Console
-    from lrpot.errors import ConfigError
+    from lrpot.errors import ConfigError, OutputError
     from lrpot.files import check_writable
     from lrpot.model_file import load
     from lrpot.prediction import predict_crystals, read_crystals, summary, write_predictions
@@ -34,6 +36,8 @@ def predict(
     if out is not None:
         if out.suffix not in (".csv", ".extxyz", ".xyz"):
             raise ConfigError(f"--out {out}: unknown ending {out.suffix!r}; use .csv or .extxyz")
+        if out.exists() and any(file.exists() and out.samefile(file) for file in files):
+            raise OutputError(f"--out {out}: is also read from; choose another --out")
         check_writable(out)
     console = Console()
     potential = load(model, device=device, dtype=getattr(torch, dtype.value))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import ase.io
 import numpy as np
+import torch
 from ase import Atoms
 from ase.data import chemical_symbols
 from ase.io.formats import UnknownFileTypeError
@@ -17,7 +18,6 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from lrpot.data.neighbours import add_edges
 from lrpot.errors import DataError, LrpotError, StructureError, UnknownElementError
 from lrpot.structure import Structure, make_structure
-
 
 # An occupancy this close to 1 is 1: files round it.
 FULL = 1e-3
@@ -143,7 +143,7 @@ def total_charge(atoms: Atoms) -> float:
     """
     value = _numbers(atoms.info.get("charge", 0.0), "charge")
     if value.size != 1 or not np.isfinite(value).all():
-        raise DataError(f"charge = {atoms.info['charge']!r} is not one finite number; give the total charge in e")
+        raise DataError(f"charge = {str(value.tolist())[:40]} is not one finite number; give the total charge in e")
     return float(value.item())
 
 
@@ -220,6 +220,7 @@ def to_structures(
                     raise DataError(f"has no {label}; add it to the file or remove the row")
             if check is not None:
                 check(structure)
+            structure.row = torch.tensor([row.number])
             structures.append(structure)
         except LrpotError as error:
             bad.append((row, error))

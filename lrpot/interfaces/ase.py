@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -13,9 +13,9 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from lrpot.data.neighbours import add_edges
-from lrpot.data.readers import check_elements
+from lrpot.data.readers import check_elements, total_charge
 from lrpot.errors import ConfigError
-from lrpot.model_file import load
+from lrpot.model_file import check_device, load
 from lrpot.potential import Potential
 from lrpot.structure import make_structure
 
@@ -31,9 +31,7 @@ class LRCalculator(Calculator):
 
     implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "stress", "charges"]
 
-    def __init__(
-        self, model: str | Path | Potential, *, device: str = "cpu", dtype: str = "float64", **kwargs: Any
-    ) -> None:
+    def __init__(self, model: str | Path | Potential, *, device: str = "cpu", dtype: str = "float64") -> None:
         """
         Args:
             model: file of a model, or the model itself (it is then moved to `device` and `dtype`).
@@ -42,16 +40,23 @@ class LRCalculator(Calculator):
         Raises:
             ModelFileError: not a model of lrpot. ConfigError: an unknown precision or device.
         """
-        super().__init__(**kwargs)
+        super().__init__()
         if dtype not in ("float64", "float32"):
             raise ConfigError(f"dtype = {dtype!r} is not known; use float64 or float32")
         precision = getattr(torch, dtype)
         if isinstance(model, Potential):
-            model = model.set_precision(precision).to(device).eval()
+            model = model.set_precision(precision).to(check_device(device)).eval()
         else:
             model = load(model, device=device, dtype=precision)
         self.model = model.requires_grad_(False)
         self.device = torch.device(device)
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What has changed since the last calculation; the total charge in `atoms.info` counts too."""
+        changes = super().check_state(atoms, tol)
+        if self.atoms is not None and atoms.info.get("charge") != self.atoms.info.get("charge"):
+            changes = [*changes, "charge"]
+        return changes
 
     def calculate(
         self,
@@ -73,7 +78,7 @@ class LRCalculator(Calculator):
             atoms.positions,
             atoms.cell.array,
             atoms.pbc,
-            total_charge=float(atoms.info.get("charge", 0.0)),
+            total_charge=total_charge(atoms),
         )
         batch = add_edges(structure, self.model.cutoff).to(self.device)
         output = self.model(batch, stress="stress" in properties)

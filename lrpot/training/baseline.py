@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
+from torch_geometric.data import Data
 
 from lrpot.evaluation import predict_structures
 from lrpot.potential import Potential
-from lrpot.structure import LABELS, Structure
+from lrpot.structure import LABELS, Structure, batch_index
 
 # Residuals smaller than this (eV, eV/A) are rounding of the labels; dividing by less would amplify it.
 SMALLEST_SCALE = 1e-9
@@ -41,22 +42,33 @@ def store_known(model: Potential, structures: Sequence[Structure], parts: Iterab
 def fit_baseline(model: Potential, structures: Sequence[Structure]) -> None:
     """Set offsets and scale of the short-range part from what the rest of the model leaves of the labels.
 
-    The offset of each element is the least-squares solution of least norm for the energies; the scale is the root
-    mean square of the remaining forces. The readout must still be zero, and `known_*` must hold the long-range part
+    The offset of each element is the least-squares solution of least norm for the energies per atom; the scale is the
+    root mean square of the remaining forces. The readout must still be zero, and `known_*` must hold the long-range part
     if it is present.
     """
-    elements = torch.tensor(model.elements)
-    counts = torch.stack([(s.numbers[:, None] == elements).sum(dim=0) for s in structures]).to(torch.float64)
-    energies = torch.cat([s.energy - s.known_energy for s in structures])
-    # per atom, so that a large cell weighs like a small one
-    n_atoms = counts.sum(dim=1)
-    offsets = torch.linalg.lstsq(counts / n_atoms[:, None], energies / n_atoms, driver="gelsd").solution
     model.short.offset.zero_()
-    model.short.offset[elements] = offsets.to(model.short.offset)
-    left = (energies - counts @ offsets) / n_atoms
+    fractions = torch.cat([composition(model, s) for s in structures])
+    energies = torch.cat([(s.energy - s.known_energy) / s.num_nodes for s in structures])
+    left = energies - fractions @ add_offsets(model, fractions, energies)
     forces = _residual_forces(structures)
     scale = _rms(forces) if forces is not None else _rms(left)
     model.short.scale.fill_(max(scale, SMALLEST_SCALE))
+
+
+def composition(model: Potential, batch: Data) -> Tensor:
+    """(G, M): the share of each element of the model in each structure."""
+    index = batch_index(batch)
+    elements = torch.tensor(model.elements, device=index.device)
+    is_element = (batch.numbers[:, None] == elements).to(torch.float64)
+    counts = is_element.new_zeros(batch.cell.shape[0], len(elements)).index_add(0, index, is_element)
+    return counts / counts.sum(dim=1, keepdim=True)
+
+
+def add_offsets(model: Potential, fractions: Tensor, energies: Tensor) -> Tensor:
+    """Add to the offsets what fits energies per atom (G,), eV, best, of least norm; returns what was added, (M,)."""
+    added = torch.linalg.lstsq(fractions.cpu(), energies.cpu(), driver="gelsd").solution
+    model.short.offset[model.elements] += added.to(model.short.offset)
+    return added
 
 
 def relative_step(structures: Sequence[Structure], long_range: Sequence[Tensor]) -> float:

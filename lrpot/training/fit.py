@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
 import json
 import logging
 import signal
@@ -18,28 +15,32 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as lightning
-import numpy as np
 import torch
-from ase.data import atomic_numbers, chemical_symbols
+from ase.data import atomic_numbers
 
 from lrpot.build import build_potential
 from lrpot.charges.start import starting_charges
 from lrpot.config import FitConfig, make_config
 from lrpot.console import Console
-from lrpot.data.readers import read_rows, to_structures
-from lrpot.errors import ConfigError, DataError, Interrupted, OutputError
+from lrpot.errors import ConfigError, Interrupted, OutputError
 from lrpot.evaluation import Evaluation, evaluate_structures, predict_structures
 from lrpot.files import run_directory, write_text
-from lrpot.model_file import ModelInfo, load, save, symbols
+from lrpot.model_file import ModelInfo, check_device, load, save, symbols
 from lrpot.potential import Potential
-from lrpot.structure import LABELS, Structure
 from lrpot.training.baseline import fit_baseline, relative_step, residual_scales, store_known
 from lrpot.training.checkpoint import SaveEveryEpoch, StopOnSignal, remove_checkpoints, usable_checkpoint
+from lrpot.training.dataset import FitData, read_data
 from lrpot.training.module import StageModule, train_loader, valid_loader
 from lrpot.training.stages import Stage, plan
-
-# Charges below this (e), where they started larger, have been driven out by the network.
-COLLAPSED = 0.1
+from lrpot.training.summary import (
+    charge_warnings,
+    charges_of,
+    charges_text,
+    csv_text,
+    errors_text,
+    progress_note,
+    stage_table,
+)
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,6 @@ class FitResult:
     path: Path
     stages: list[dict[str, Any]]
     test: dict[str, Any] | None
-
-
-@dataclass(frozen=True)
-class _Data:
-    train: list[Structure]
-    valid: list[Structure]
-    test: list[Structure]
-    record: dict[str, Any]
 
 
 def fit(
@@ -111,9 +104,9 @@ def fit(
         resolved = make_config(config, settings)
     if resolved.data.train is None:
         raise ConfigError("no training data; name a file: lrpot fit DATA --out DIR")
-    _check_device(resolved.training.device)
+    check_device(resolved.training.device)
     # data and configuration are checked before the directory is touched
-    structures = _read(resolved, Console(quiet=not verbose))
+    structures = read_data(resolved, Console(quiet=not verbose))
     with run_directory(out, resume=resume, overwrite=overwrite):
         write_text(saved, resolved.to_yaml())
         return _Run(out, resolved, structures, Console(quiet=not verbose)).run()
@@ -122,7 +115,7 @@ def fit(
 class _Run:
     """One fit in one directory."""
 
-    def __init__(self, out: Path, config: FitConfig, data: _Data, console: Console) -> None:
+    def __init__(self, out: Path, config: FitConfig, data: FitData, console: Console) -> None:
         self.out = out
         self.config = config
         self.data = data
@@ -148,16 +141,14 @@ class _Run:
         return self._finish(model)
 
     def _fresh_model(self) -> Potential:
-        structures = self.data.train + self.data.valid
-        elements = {int(z) for s in structures for z in s.numbers.unique()}
-        model = build_potential(self.config.model, elements)
+        model = build_potential(self.config.model, self.data.elements)
         model.set_precision(getattr(torch, self.config.training.dtype))
         origin = None
         if model.long is not None:
             start = starting_charges(
                 self.config.model.charges, self.data.train, model.long.reciprocal, model.long.complement
             )
-            self.console.line(f"charges start at {_charges_text(start.values)} from {start.origin}")
+            self.console.line(f"charges start at {charges_text(start.values)} from {start.origin}")
             model.long.charges.set_values(start.values)
             origin = start.origin
         # what is known before any training: the yardstick for what the stages bring
@@ -165,7 +156,7 @@ class _Run:
         fit_baseline(model, self.data.train)
         model.to(self.config.training.device)
         errors = evaluate_structures(model, self.data.valid).errors()
-        charges = _charges(model)
+        charges = charges_of(model)
         self._keep(model, {"stage": 0, "title": "start", "validation": errors, "charges": charges, "origin": origin})
         if model.long is not None:
             model.long.charges.set_values({})  # until the stage that is to have them
@@ -194,7 +185,7 @@ class _Run:
         started = time.monotonic()
         if stage.charged and model.long is not None:
             model.long.charges.set_values({atomic_numbers[s]: q for s, q in self.done[0]["charges"].items()})
-        module = StageModule(model, stage, training, *self._prepare(model, stage))
+        module = StageModule(model, stage, training, self.data.train, *self._prepare(model, stage))
         valid = valid_loader(self.data.valid, training.batch_size)
         train = train_loader(self.data.train, training.batch_size, seed=training.seed * 10 + number)
         folder = self.out / "checkpoints"
@@ -212,7 +203,7 @@ class _Run:
                 callbacks=[
                     SaveEveryEpoch(folder),
                     StopOnSignal(lambda: self.interrupted, self.out),
-                    _Report(lambda: update(len(module.history) - 1, _progress_note(module.history))),
+                    _Report(lambda: update(len(module.history) - 1, progress_note(module.history))),
                 ],
                 logger=False,
                 enable_progress_bar=False,
@@ -236,7 +227,7 @@ class _Run:
             store_known(model, both, present)
             fit_baseline(model, self.data.train)
         # what everything present predicts now gives the scales; in the epochs only the frozen parts are known
-        store_known(model, self.data.train, stage.frozen | stage.trained)
+        store_known(model, self.data.train, stage.frozen | stage.evaluated)
         scales = residual_scales(self.data.train)
         lr_long = training.lr
         if training.lr_long != "auto":
@@ -255,15 +246,15 @@ class _Run:
             "epochs": len(module.history) - 1,
             "seconds": round(seconds, 1),
             "validation": errors,
-            "charges": _charges(model),
+            "charges": charges_of(model),
             "history": module.history,
         }
         self._keep(model, entry)
         self.console.line(
             f"stage {number}/{len(self.stages)} ({stage.title}): {entry['epochs']} epochs in {seconds:.0f} s; "
-            f"validation {_errors_text(errors)}"
+            f"validation {errors_text(errors)}"
         )
-        for warning in _charge_warnings(self.done, self.config):
+        for warning in charge_warnings(self.done, self.config):
             self.console.warn(warning)
 
     def _keep(self, model: Potential, entry: dict[str, Any]) -> None:
@@ -274,10 +265,9 @@ class _Run:
         write_text(entry_file, json.dumps(entry))
 
     def _info(self) -> ModelInfo:
-        elements = sorted({int(z) for s in self.data.train + self.data.valid for z in s.numbers.unique()})
         return ModelInfo(
             config=self.config.model_dump(mode="json"),
-            elements=symbols(elements),
+            elements=symbols(self.data.elements),
             stages=[{k: v for k, v in entry.items() if k != "history"} for entry in self.done],
             data={k: v for k, v in self.data.record.items() if k != "split"},
         )
@@ -289,14 +279,14 @@ class _Run:
         model.info = self._info()
         path = save(model, self.out / "model.pt")
         table = [(entry["title"], entry["validation"], entry["charges"]) for entry in self.done]
-        self.console.table("validation errors (mean absolute) after each stage", *_table(table))
+        self.console.table("validation errors (mean absolute) after each stage", *stage_table(table))
         test = None
         shown: Evaluation = evaluate_structures(model, self.data.test or self.data.valid)
         if self.data.test:
             test = shown.errors()
-            self.console.line("test " + _errors_text(test))
+            self.console.line("test " + errors_text(test))
         history = [{"stage": entry["stage"], **record} for entry in self.done[1:] for record in entry["history"]]
-        write_text(self.out / "metrics.csv", _csv(history))
+        write_text(self.out / "metrics.csv", csv_text(history))
         stages = [{k: v for k, v in entry.items() if k != "history"} for entry in self.done]
         write_text(self.out / "results.json", json.dumps({"stages": stages, "test": test}, indent=1))
         pictures = [
@@ -337,116 +327,3 @@ class _Report(lightning.Callback):
 
     def on_validation_end(self, *args: object) -> None:
         self.report()
-
-
-def _read(config: FitConfig, console: Console) -> _Data:
-    data, cutoff = config.data, config.model.backbone.cutoff
-    skip = console.warn if data.skip_bad_rows else None
-
-    def read(file: str, elements: set[int] | None = None) -> list[Structure]:
-        rows = read_rows(file)
-        with console.progress(f"neighbours of {file}", len(rows), "structures") as update:
-            structures = to_structures(
-                rows, cutoff, elements=elements, require=("energy",), skip_bad=skip, progress=update
-            )
-        for row, structure in enumerate(structures):
-            structure.row = torch.tensor([row])
-        return structures
-
-    structures = read(str(data.train))
-    order = np.random.default_rng(config.training.seed).permutation(len(structures)).tolist()
-    n_valid = 0 if data.valid else max(1, round(data.valid_fraction * len(order)))
-    n_test = 0 if data.test else round(data.test_fraction * len(order))
-    if len(order) - n_valid - n_test < 1:
-        raise DataError(
-            f"{data.train}: {len(order)} structures are too few for training, validation and test; add structures, or "
-            "set data.valid and data.test to files"
-        )
-    valid_rows, test_rows, train_rows = order[:n_valid], order[n_valid : n_valid + n_test], order[n_valid + n_test :]
-    train = [structures[i] for i in sorted(train_rows)]
-    elements = {int(z) for s in structures for z in s.numbers.unique()}
-    valid = read(data.valid, elements) if data.valid else [structures[i] for i in sorted(valid_rows)]
-    test = read(data.test, elements) if data.test else [structures[i] for i in sorted(test_rows)]
-    digest = hashlib.sha256()
-    with open(str(data.train), "rb") as content:
-        while block := content.read(2**20):
-            digest.update(block)
-    record = {
-        "train": str(data.train),
-        "sha256": digest.hexdigest(),
-        "structures": {"train": len(train), "valid": len(valid), "test": len(test)},
-        "labels": sorted({label for s in train for label in LABELS if label in s}),
-        "split": {"train": sorted(train_rows), "valid": sorted(valid_rows), "test": sorted(test_rows)},
-    }
-    return _Data(train, valid, test, record)
-
-
-def _check_device(device: str) -> None:
-    kind = device.split(":")[0]
-    if kind not in ("cpu", "cuda"):
-        raise ConfigError(f"device {device!r} is not known; use cpu, cuda or cuda:N")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device {device!r}: no CUDA device is available here; use cpu")
-
-
-def _charges(model: Potential) -> dict[str, float]:
-    if model.long is None:
-        return {}
-    return {chemical_symbols[z]: q for z, q in model.long.charges.by_element().items()}
-
-
-def _charges_text(charges: Mapping[Any, float]) -> str:
-    names = {z if isinstance(z, str) else chemical_symbols[z]: q for z, q in charges.items()}
-    return ", ".join(f"{symbol} {q:+.5f}" for symbol, q in names.items()) + " e"
-
-
-def _charge_warnings(done: list[dict[str, Any]], config: FitConfig) -> list[str]:
-    """What to say about charges that the fit has driven to zero."""
-    charges = done[-1]["charges"]
-    if not charges or config.model.charges.init == "zero":
-        return []
-    largest = max(abs(q) for q in charges.values())
-    if len(done) < 3 or largest >= COLLAPSED or max(abs(q) for q in done[0]["charges"].values()) < COLLAPSED:
-        return []
-    return [
-        f"the charges have collapsed to zero ({_charges_text(charges)}): the network had taken up the long range "
-        "before they were fitted; use --schedule physical-start or physics-first, so that it fits only what they leave"
-    ]
-
-
-def _progress_note(history: list[dict[str, float]]) -> str:
-    last = history[-1]
-    return ", ".join(f"{name} {last[name]:.2e}" for name in ("loss", *LABELS) if name in last)
-
-
-def _errors_text(errors: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {errors[name]['mae']:.3g} {errors[name]['unit']}" for name in LABELS if name in errors)
-
-
-def _table(
-    rows: list[tuple[str, Mapping[str, Any], Mapping[str, float]]],
-) -> tuple[list[str], list[list[str]]]:
-    labels = [label for label in LABELS if label in rows[0][1]]
-    columns = ["stage", *(f"{label} ({rows[0][1][label]['unit']})" for label in labels), "charges (e)", "improved"]
-    lines = []
-    before: Mapping[str, Any] | None = None
-    for title, errors, charges in rows:
-        better = [
-            f"{label} {before[label]['mae'] / max(errors[label]['mae'], 1e-300):.2f}x"
-            for label in labels
-            if before is not None and errors[label]["mae"] < 0.99 * before[label]["mae"]
-        ]
-        improved = "" if before is None else ", ".join(better) or "nothing"
-        numbers = [f"{errors[label]['mae']:.3g}" for label in labels]
-        lines.append([title, *numbers, ", ".join(f"{s} {q:+.5f}" for s, q in charges.items()), improved])
-        before = errors
-    return columns, lines
-
-
-def _csv(records: list[dict[str, float]]) -> str:
-    text = io.StringIO()
-    names = list(dict.fromkeys(name for record in records for name in record))
-    writer = csv.DictWriter(text, names, restval="")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue()

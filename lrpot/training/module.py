@@ -17,9 +17,17 @@ from lrpot.config import TrainingConfig
 from lrpot.errors import TrainingError
 from lrpot.potential import Potential
 from lrpot.structure import Structure, batch_index, collate
+from lrpot.training.baseline import add_offsets, composition
 from lrpot.training.stages import Stage
 
-LONG = ("long.",)
+# Of the learning rate, at the end of the cosine.
+LAST_LR = 0.01
+
+# Training structures from which the offsets are fitted in every epoch, and how many at a time.
+OFFSETS_FROM, OFFSET_BATCH = 128, 16
+
+# What a checkpoint keeps of a stage beside the weights and the optimiser.
+STATE = ("best_loss", "best_weights", "stale_epochs", "history", "plateau_factor", "plateau_epochs")
 
 
 class EpochShuffle(Sampler[int]):
@@ -56,15 +64,24 @@ class StageModule(lightning.LightningModule):
     """Fits `stage.trained` of a potential to labels minus what the frozen parts give (`known_*`).
 
     The loss is the weighted sum of mean square errors of the energy per atom, the forces and the stress, each in
-    units of what there is to learn at the start of the stage. The best weights by validation loss are kept; the
+    units of what there is to learn at the start of the stage. What an offset of each element can take up is projected
+    out of the energies of a batch, and the offsets are fitted before each validation: otherwise the mean energy, which
+    every change of charges or kernel shifts by far more than the errors, would hold charges and kernel fast. The best weights by validation loss are kept; the
     weights before the first epoch are the first candidate, so no stage ends worse than it began.
     """
 
     def __init__(
-        self, model: Potential, stage: Stage, config: TrainingConfig, scales: dict[str, float], lr_long: float
+        self,
+        model: Potential,
+        stage: Stage,
+        config: TrainingConfig,
+        structures: list[Structure],
+        scales: dict[str, float],
+        lr_long: float,
     ) -> None:
         """
         Args:
+            structures: the training structures, from which the offsets are fitted.
             scales: by label, from `residual_scales`; a label that is missing is not fitted.
             lr_long: learning rate of charges and kernel.
         """
@@ -72,6 +89,10 @@ class StageModule(lightning.LightningModule):
         self.model = model
         self.stage = stage
         self.config = config
+        self.offset_batches = [
+            collate(structures[i : i + OFFSET_BATCH])
+            for i in range(0, min(len(structures), OFFSETS_FROM), OFFSET_BATCH)
+        ]
         self.scales = scales
         self.lr_long = lr_long
         self.weights = {"energy": config.energy_weight, "forces": config.force_weight, "stress": config.stress_weight}
@@ -79,7 +100,10 @@ class StageModule(lightning.LightningModule):
         self.best_weights: dict[str, Tensor] = {}
         self.stale_epochs = 0
         self.history: list[dict[str, float]] = []
+        self.plateau_factor = 1.0
+        self.plateau_epochs = 0
         self.optimizer: torch.optim.Optimizer | None = None
+        self._full_lr: list[float] = []
         self._sums: dict[str, float] = {}
         for part in ("short", "long"):
             module = getattr(model, part)
@@ -88,24 +112,45 @@ class StageModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         groups = [
-            {"params": [p for n, p in self.model.named_parameters() if p.requires_grad and n.startswith(LONG)]},
-            {"params": [p for n, p in self.model.named_parameters() if p.requires_grad and not n.startswith(LONG)]},
+            {"params": [p for n, p in self.model.named_parameters() if p.requires_grad and n.startswith("long.")]},
+            {"params": [p for n, p in self.model.named_parameters() if p.requires_grad and not n.startswith("long.")]},
         ]
         groups[0]["lr"], groups[1]["lr"] = self.lr_long, self.config.lr  # type: ignore[assignment]
-        self.optimizer = torch.optim.Adam([group for group in groups if group["params"]], amsgrad=True)
-        self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            self.optimizer,
-            factor=self.config.lr_factor,
-            patience=self.config.lr_patience,
-            threshold=self.config.min_improvement,
-        )
+        self.optimizer = torch.optim.Adam([group for group in groups if group["params"]])
+        self._full_lr = [group["lr"] for group in self.optimizer.param_groups]
         return {"optimizer": self.optimizer}
+
+    def on_train_batch_start(self, batch: Batch, index: int) -> None:
+        """Set the learning rate: warm-up, times the fall over the stage or what plateaus have left of it."""
+        assert self.optimizer is not None
+        epochs = self.current_epoch + index / self.trainer.num_training_batches
+        factor = self.plateau_factor
+        if self.config.lr_schedule == "cosine":
+            factor = LAST_LR + (1.0 - LAST_LR) * 0.5 * (1.0 + math.cos(math.pi * epochs / self.config.max_epochs))
+        if epochs < self.config.warmup_epochs:
+            # never zero: an epoch may have a single batch
+            factor *= (epochs + 1.0 / self.trainer.num_training_batches) / self.config.warmup_epochs
+        for group, lr in zip(self.optimizer.param_groups, self._full_lr, strict=True):
+            group["lr"] = min(factor, 1.0) * lr
 
     def validate(self, loader: DataLoader) -> None:
         """The validation before any training: epoch 0 of the history."""
+        self.on_validation_epoch_start()
         for index, batch in enumerate(loader):
             self.validation_step(batch.to(self.device), index)
         self.on_validation_epoch_end()
+
+    @torch.no_grad()
+    def on_validation_epoch_start(self) -> None:
+        """Fit the offsets of the elements to what the model now leaves of the training energies."""
+        fractions, energies = [], []
+        for batch in self.offset_batches:
+            batch = batch.to(self.device)
+            output = self.model(batch, forces=False, parts=self.stage.evaluated)
+            left = batch.energy - batch.known_energy - output["energy"]
+            fractions.append(composition(self.model, batch))
+            energies.append(left / _n_atoms(batch))
+        add_offsets(self.model, torch.cat(fractions), torch.cat(energies))
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         loss, _ = self._loss(batch, create_graph=True)
@@ -134,9 +179,13 @@ class StageModule(lightning.LightningModule):
                 f"the validation loss is not finite in {self.stage.title}, epoch {len(self.history)}; lower training.lr"
             )
         if record["loss"] < self.best_loss * (1.0 - self.config.min_improvement) or not self.history:
-            self.stale_epochs = 0
+            self.stale_epochs = self.plateau_epochs = 0
         else:
             self.stale_epochs += 1
+            self.plateau_epochs += 1
+        if self.plateau_epochs > self.config.lr_patience:
+            self.plateau_factor *= 0.5
+            self.plateau_epochs = 0
         if record["loss"] < self.best_loss:
             self.best_loss = record["loss"]
             self.best_weights = copy.deepcopy({k: v.detach().cpu() for k, v in self.model.state_dict().items()})
@@ -144,31 +193,15 @@ class StageModule(lightning.LightningModule):
         self.history.append({"epoch": len(self.history), "lr": lr, **record})
 
     def on_train_epoch_end(self) -> None:
-        self.scheduler.step(self.history[-1]["loss"])
         if self.stale_epochs >= self.config.patience:
             self.trainer.should_stop = True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["stage"] = {
-            "best_loss": self.best_loss,
-            "best_weights": self.best_weights,
-            "stale_epochs": self.stale_epochs,
-            "history": self.history,
-            "scheduler": self.scheduler.state_dict(),
-        }
+        checkpoint["stage"] = {name: getattr(self, name) for name in STATE}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        state = checkpoint["stage"]
-        self.best_loss = state["best_loss"]
-        self.best_weights = state["best_weights"]
-        self.stale_epochs = state["stale_epochs"]
-        self.history = state["history"]
-        self._scheduler_state = state["scheduler"]
-
-    def on_fit_start(self) -> None:
-        state = self.__dict__.pop("_scheduler_state", None)
-        if state is not None:
-            self.scheduler.load_state_dict(state)
+        for name in STATE:
+            setattr(self, name, checkpoint["stage"][name])
 
     def _loss(self, batch: Batch, *, create_graph: bool) -> tuple[Tensor, dict[str, float]]:
         """The loss, and mean absolute errors by label: eV/atom, eV/A, eV/A^3."""
@@ -177,9 +210,8 @@ class StageModule(lightning.LightningModule):
             forces="forces" in batch,
             stress="stress" in batch and self.weights["stress"] > 0,
             create_graph=create_graph,
-            parts=self.stage.trained,
+            parts=self.stage.evaluated,
         )
-        n_atoms = torch.bincount(batch_index(batch), minlength=batch.cell.shape[0])
         loss = batch.positions.new_zeros(())
         errors = {}
         for label, scale in self.scales.items():
@@ -187,7 +219,20 @@ class StageModule(lightning.LightningModule):
                 continue
             difference = output[label] + batch[f"known_{label}"] - batch[label]
             if label == "energy":
-                difference = difference / n_atoms
+                difference = difference / _n_atoms(batch)
             errors[label] = float(difference.detach().abs().mean())
+            if label == "energy" and create_graph:
+                difference = self._without_offsets(difference, batch)
             loss = loss + self.weights[label] * ((difference / scale) ** 2).mean()
         return loss, errors
+
+    def _without_offsets(self, energies: Tensor, batch: Batch) -> Tensor:
+        """(G,) energies per atom less what offsets of the elements would fit, scaled to keep the mean square."""
+        fractions = composition(self.model, batch)
+        fit = fractions @ torch.linalg.pinv(fractions)
+        free = len(energies) - float(fit.trace())
+        return (energies - fit @ energies) * math.sqrt(len(energies) / max(free, 1.0))
+
+
+def _n_atoms(batch: Batch) -> Tensor:
+    return torch.bincount(batch_index(batch), minlength=batch.cell.shape[0])

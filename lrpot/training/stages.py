@@ -30,6 +30,11 @@ class Stage:
     baseline: bool = False
     charged: bool = False
 
+    @property
+    def evaluated(self) -> frozenset[str]:
+        """The parts that are computed in every step; the frozen ones are computed once."""
+        return self.trained | {"offset"}
+
 
 def plan(config: FitConfig) -> list[Stage]:
     """The stages of a fit, in order."""

@@ -1,0 +1,14 @@
+"""Run every benchmark, one after the other, on a machine that does nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPTS = ("nacl_builder.py", "calculator.py", "demo.py")
+
+if __name__ == "__main__":
+    for script in SCRIPTS:
+        print(f"--- {script}", flush=True)
+        subprocess.run([sys.executable, str(Path(__file__).parent / script)], check=True)

@@ -1,0 +1,86 @@
+"""The structures of a fit: read, checked, divided, and recorded."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ase.data import chemical_symbols
+
+from lrpot.config import FitConfig
+from lrpot.console import Console
+from lrpot.data.readers import read_rows, to_structures
+from lrpot.errors import DataError
+from lrpot.structure import LABELS, Structure
+
+
+@dataclass(frozen=True)
+class FitData:
+    """Labelled structures, divided.
+
+    Attributes:
+        train, valid, test: structures with edges; `test` may be empty.
+        elements: atomic numbers in `train` and `valid`, ascending.
+        record: file, hash, counts, labels and the rows of each part.
+    """
+
+    train: list[Structure]
+    valid: list[Structure]
+    test: list[Structure]
+    elements: list[int]
+    record: dict[str, Any]
+
+
+def read_data(config: FitConfig, console: Console) -> FitData:
+    """Read and divide the structures that a configuration names.
+
+    Raises:
+        DataError, StructureError, UnknownElementError: bad rows, or too few.
+    """
+    data, cutoff = config.data, config.model.backbone.cutoff
+    skip = console.warn if data.skip_bad_rows else None
+
+    def read(file: str, elements: list[int] | None = None) -> list[Structure]:
+        rows = read_rows(file)
+        with console.progress(f"neighbours of {file}", len(rows), "structures") as update:
+            return to_structures(rows, cutoff, elements=elements, require=("energy",), skip_bad=skip, progress=update)
+
+    structures = read(str(data.train))
+    order = np.random.default_rng(config.training.seed).permutation(len(structures)).tolist()
+    n_valid = 0 if data.valid else max(1, round(data.valid_fraction * len(order)))
+    n_test = 0 if data.test else round(data.test_fraction * len(order))
+    if len(order) - n_valid - n_test < 1:
+        raise DataError(
+            f"{data.train}: {len(order)} structures are too few for training, validation and test; add structures, or "
+            "set data.valid and data.test to files"
+        )
+    train = [structures[i] for i in sorted(order[n_valid + n_test :])]
+    valid = [structures[i] for i in sorted(order[:n_valid])]
+    test = [structures[i] for i in sorted(order[n_valid : n_valid + n_test])]
+    split = {
+        name: [int(s.row) for s in part] for name, part in (("train", train), ("valid", valid), ("test", test)) if part
+    }
+    elements = sorted({int(z) for s in train for z in s.numbers.unique()})
+    for structure in valid + test:
+        unknown = sorted({int(z) for z in structure.numbers.unique()} - set(elements))
+        if unknown:
+            raise DataError(
+                f"{data.train}: row {int(structure.row)} is held back, but no training row has its element "
+                f"{chemical_symbols[unknown[0]]}; add such rows, change training.seed, or name data.valid and data.test"
+            )
+    valid = read(data.valid, elements) if data.valid else valid
+    test = read(data.test, elements) if data.test else test
+    digest = hashlib.sha256()
+    with open(str(data.train), "rb") as content:
+        while block := content.read(2**20):
+            digest.update(block)
+    record = {
+        "train": str(data.train),
+        "sha256": digest.hexdigest(),
+        "structures": {"train": len(train), "valid": len(valid), "test": len(test)},
+        "labels": sorted({label for s in train for label in LABELS if label in s}),
+        "split": split,
+    }
+    return FitData(train, valid, test, elements, record)

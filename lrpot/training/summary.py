@@ -1,0 +1,86 @@
+"""What a fit says: errors, charges and warnings in words and tables."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from ase.data import chemical_symbols
+
+from lrpot.config import FitConfig
+from lrpot.potential import Potential
+from lrpot.structure import LABELS
+
+# Charges below this (e), where they started larger, have been driven out by the network.
+COLLAPSED = 0.1
+
+
+def charges_of(model: Potential) -> dict[str, float]:
+    """Charges in e by symbol; empty without a long-range part."""
+    if model.long is None:
+        return {}
+    return {chemical_symbols[z]: q for z, q in model.long.charges.by_element().items()}
+
+
+def charges_text(charges: Mapping[Any, float]) -> str:
+    """Charges by symbol or atomic number -> "Na +0.65, ... e"."""
+    names = {z if isinstance(z, str) else chemical_symbols[z]: q for z, q in charges.items()}
+    return ", ".join(f"{symbol} {q:+.5f}" for symbol, q in names.items()) + " e"
+
+
+def charge_warnings(done: list[dict[str, Any]], config: FitConfig) -> list[str]:
+    """What to say about charges that the fit has driven to zero."""
+    charges = done[-1]["charges"]
+    if not charges or config.model.charges.init == "zero":
+        return []
+    largest = max(abs(q) for q in charges.values())
+    if len(done) < 3 or largest >= COLLAPSED or max(abs(q) for q in done[0]["charges"].values()) < COLLAPSED:
+        return []
+    return [
+        f"the charges have collapsed to zero ({charges_text(charges)}): the network had taken up the long range "
+        "before they were fitted; use --schedule physical-start or physics-first, so that it fits only what they leave"
+    ]
+
+
+def progress_note(history: list[dict[str, float]]) -> str:
+    """The last epoch, beside a progress bar."""
+    last = history[-1]
+    return ", ".join(f"{name} {last[name]:.2e}" for name in ("loss", *LABELS) if name in last)
+
+
+def errors_text(errors: Mapping[str, Any]) -> str:
+    """Mean absolute errors in one line."""
+    return ", ".join(f"{name} {errors[name]['mae']:.3g} {errors[name]['unit']}" for name in LABELS if name in errors)
+
+
+def stage_table(
+    rows: list[tuple[str, Mapping[str, Any], Mapping[str, float]]],
+) -> tuple[list[str], list[list[str]]]:
+    """Columns and lines of the table of stages: title, errors and charges of each, and what it improved."""
+    labels = [label for label in LABELS if label in rows[0][1]]
+    columns = ["stage", *(f"{label} ({rows[0][1][label]['unit']})" for label in labels), "charges (e)", "improved"]
+    lines = []
+    before: Mapping[str, Any] | None = None
+    for title, errors, charges in rows:
+        better = [
+            f"{label} {before[label]['mae'] / max(errors[label]['mae'], 1e-300):.2f}x"
+            for label in labels
+            if before is not None and errors[label]["mae"] < 0.99 * before[label]["mae"]
+        ]
+        improved = "" if before is None else ", ".join(better) or "nothing"
+        numbers = [f"{errors[label]['mae']:.3g}" for label in labels]
+        lines.append([title, *numbers, ", ".join(f"{s} {q:+.5f}" for s, q in charges.items()), improved])
+        before = errors
+    return columns, lines
+
+
+def csv_text(records: list[dict[str, float]]) -> str:
+    """Records as CSV; a field that a record lacks stays empty."""
+    text = io.StringIO()
+    names = list(dict.fromkeys(name for record in records for name in record))
+    writer = csv.DictWriter(text, names, restval="")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
