@@ -59,7 +59,7 @@ class KernelConfig(_Section):
         "auto", description="Largest |k|, 1/A; auto: what `tolerance` needs at the backbone's cutoff."
     )
     tolerance: float = Field(
-        1e-7,
+        1e-6,
         gt=0,
         le=1e-4,
         description="What the two halves of the Coulomb sum may leave out, relative; for k_cutoff auto.",
@@ -120,7 +120,7 @@ class TrainingConfig(_Section):
     )
     max_epochs: int = Field(100, ge=1, description="Epochs of each stage, at most.")
     batch_size: int = Field(4, ge=1, description="Structures per step.")
-    lr: float = Field(2e-3, gt=0, description="Learning rate of Adam for the network.")
+    lr: float = Field(5e-3, gt=0, description="Learning rate of Adam for the network.")
     lr_long: float | Literal["auto"] = Field(
         "auto", description="Learning rate for charges and kernel; auto: lr times (residual / long-range forces)."
     )

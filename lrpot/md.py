@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase import Atoms, units
@@ -88,7 +89,12 @@ def run_md(
         dynamics = VelocityVerlet(atoms, timestep * units.fs)
     else:
         dynamics = Langevin(
-            atoms, timestep * units.fs, temperature_K=temperature, friction=friction / units.fs, rng=rng
+            atoms,
+            timestep * units.fs,
+            temperature_K=temperature,
+            friction=friction / units.fs,
+            fixcm=False,  # held, the centre of mass would not sample the ensemble
+            rng=rng,
         )
     run = MDRun(n_atoms=len(atoms))
     frames = _Frames(trajectory)
@@ -160,7 +166,7 @@ class _Frames:
 
     def __init__(self, path: str | Path | None) -> None:
         self.path = None if path is None else Path(path)
-        self.trajectory = None
+        self.trajectory: Any = None
         self.begun = False
 
     def write(self, atoms: Atoms) -> None:

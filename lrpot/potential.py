@@ -59,7 +59,12 @@ class ShortRange(nn.Module):
 
 
 class LongRange(nn.Module):
-    """Energy that a cutoff graph cannot see: charges and their reciprocal sum, in float64."""
+    """Energy that a cutoff graph cannot see: charges and their reciprocal sum.
+
+    Attributes:
+        dtype: of the phases and structure factors. Training keeps float64 beside a float32 network: what is left to
+            learn may be millions of times smaller than the sum itself.
+    """
 
     def __init__(
         self, charges: EmbeddingCharges, reciprocal: ReciprocalSum, complement: CoulombComplement | None
@@ -72,11 +77,12 @@ class LongRange(nn.Module):
         """
         super().__init__()
         self.charges = charges
+        self.dtype = torch.float64
         self.reciprocal = reciprocal
         self.complement = complement
 
     def forward(self, batch: Data, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Energies (G,), eV, and charges (N, C), e; both float64.
+        """Energies (G,), eV, float64, and charges (N, C), e.
 
         Raises:
             StructureError: a structure that is not periodic in all three directions.
@@ -87,7 +93,7 @@ class LongRange(nn.Module):
                 f"structure {row} has pbc = {batch.pbc[row].tolist()}; the long-range part of this model needs all "
                 "three directions periodic: set pbc to True with enough vacuum, or use a model without long range"
             )
-        charges = self.charges(batch)
+        charges = self.charges(batch).to(self.dtype)
         index = batch_index(batch)
         energy = self.reciprocal(batch.positions, charges, batch.cell, index)
         if self.complement is not None:
@@ -118,10 +124,12 @@ class Potential(nn.Module):
     def cutoff(self) -> float:
         return float(self.short.backbone.cutoff)  # type: ignore[arg-type]
 
-    def set_precision(self, dtype: torch.dtype) -> Potential:
-        """Compute the network in `dtype`; charges, reciprocal core and the sums of energies stay in float64."""
+    def set_precision(self, dtype: torch.dtype, long_range: torch.dtype = torch.float64) -> Potential:
+        """Compute the network in `dtype` and structure factors in `long_range`; energies are summed in float64."""
         self.short.backbone.to(dtype)
         self.short.readout.to(dtype)
+        if self.long is not None:
+            self.long.dtype = long_range
         return self
 
     def forward(
@@ -142,7 +150,7 @@ class Potential(nn.Module):
             parts: which of "offset", "short" and "long" (what the model does not have is zero).
         Returns:
             energy, energy_short, energy_long: (G,), eV; forces: (N, 3), eV/A; stress: (G, 3, 3), eV/A^3, positive
-            under tension; charges: (N, C), e, if the model has any. All float64.
+            under tension; charges: (N, C), e, if the model has any. All float64 (charges: see `set_precision`).
         Raises:
             StructureError: periodicity that the long-range part cannot treat.
         """

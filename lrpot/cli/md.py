@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from lrpot.cli.options import Device, DType, Precision, Seed
-
-if TYPE_CHECKING:
-    from lrpot.console import Console
 
 
 class Ensemble(StrEnum):
@@ -48,6 +42,7 @@ def md(
     from lrpot.errors import ConfigError, Interrupted, OutputError
     from lrpot.files import check_writable
     from lrpot.interfaces.ase import LRCalculator
+    from lrpot.interrupts import finish_step_on_ctrl_c
     from lrpot.md import run_md
     from lrpot.model_file import load
     from lrpot.prediction import read_crystals
@@ -66,7 +61,7 @@ def md(
     console = Console()
     with (
         console.progress(f"{ensemble.value}, {len(atoms)} atoms", steps, "steps") as update,
-        _ctrl_c(console) as interrupted,
+        finish_step_on_ctrl_c(console.warn) as interrupted,
     ):
         run = run_md(
             atoms,
@@ -94,21 +89,3 @@ def md(
     )
     console.line(f"wrote {out}")
     console.line(f"wrote {picture}")
-
-
-@contextmanager
-def _ctrl_c(console: Console) -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed: the step in hand is finished, so that no frame is cut; a second one stops at once."""
-    pressed: list[int] = []
-
-    def press(number: int, _: object) -> None:
-        if pressed:
-            raise KeyboardInterrupt
-        pressed.append(number)
-        console.warn("stopping after this step (Ctrl-C again: at once)")
-
-    before = signal.signal(signal.SIGINT, press)
-    try:
-        yield lambda: bool(pressed)
-    finally:
-        signal.signal(signal.SIGINT, before)

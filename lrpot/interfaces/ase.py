@@ -36,7 +36,7 @@ class LRCalculator(Calculator):
         Args:
             model: file of a model, or the model itself (it is then moved to `device` and `dtype`).
             device: cpu, cuda, cuda:1, ...
-            dtype: precision of the network, float64 or float32; charges and the reciprocal core always use float64.
+            dtype: precision of network and structure factors, float64 or float32; energies are summed in float64.
         Raises:
             ModelFileError: not a model of lrpot. ConfigError: an unknown precision or device.
         """
@@ -44,11 +44,10 @@ class LRCalculator(Calculator):
         if dtype not in ("float64", "float32"):
             raise ConfigError(f"dtype = {dtype!r} is not known; use float64 or float32")
         precision = getattr(torch, dtype)
-        if isinstance(model, Potential):
-            model = model.set_precision(precision).to(check_device(device)).eval()
-        else:
-            model = load(model, device=device, dtype=precision)
-        self.model = model.requires_grad_(False)
+        if not isinstance(model, Potential):
+            model = load(model, device=device)
+        model = model.set_precision(precision, long_range=precision).to(check_device(device))
+        self.model = model.eval().requires_grad_(False)
         self.device = torch.device(device)
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,7 @@ from lrpot.console import Console
 from lrpot.errors import ConfigError, Interrupted, OutputError
 from lrpot.evaluation import Evaluation, evaluate_structures, predict_structures
 from lrpot.files import run_directory, write_text
+from lrpot.interrupts import finish_step_on_ctrl_c
 from lrpot.model_file import ModelInfo, check_device, load, save, symbols
 from lrpot.potential import Potential
 from lrpot.training.baseline import fit_baseline, relative_step, residual_scales, store_known
@@ -122,7 +120,7 @@ class _Run:
         self.console = console
         self.stages = plan(config)
         self.done: list[dict[str, Any]] = []
-        self.interrupted = False
+        self.interrupted: Callable[[], bool] = lambda: False
 
     def run(self) -> FitResult:
         console, training = self.console, self.config.training
@@ -134,10 +132,13 @@ class _Run:
             n = sum(p.numel() for p in model.parameters())
             sizes = f"{len(self.data.train)} training, {len(self.data.valid)} validation, {len(self.data.test)} test"
             console.line(f"{sizes} structures; {n} parameters; schedule {self.config.schedule}")
-        with self._ctrl_c():
-            for number, stage in enumerate(self.stages, 1):
-                if number >= len(self.done):
-                    self._stage(model, number, stage)
+        try:
+            with finish_step_on_ctrl_c(console.warn) as self.interrupted:
+                for number, stage in enumerate(self.stages, 1):
+                    if number >= len(self.done):
+                        self._stage(model, number, stage)
+        except KeyboardInterrupt:
+            raise Interrupted(f"stopped at once; go on with: lrpot fit --resume --out {self.out}") from None
         return self._finish(model)
 
     def _fresh_model(self) -> Potential:
@@ -202,7 +203,7 @@ class _Run:
                 gradient_clip_val=training.gradient_clip,
                 callbacks=[
                     SaveEveryEpoch(folder),
-                    StopOnSignal(lambda: self.interrupted, self.out),
+                    StopOnSignal(self.interrupted, self.out),
                     _Report(lambda: update(len(module.history) - 1, progress_note(module.history))),
                 ],
                 logger=False,
@@ -298,27 +299,6 @@ class _Run:
         for file in (path, *pictures):
             self.console.line(f"wrote {file}")
         return FitResult(model, path, stages, test)
-
-    @contextmanager
-    def _ctrl_c(self) -> Iterator[None]:
-        """Ctrl-C lets the step in hand finish; a second one stops at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def request(*_: object) -> None:
-            if self.interrupted:
-                raise KeyboardInterrupt
-            self.interrupted = True
-            self.console.warn("stopping after this step (Ctrl-C again: at once)")
-
-        before = signal.signal(signal.SIGINT, request)
-        try:
-            yield
-        except KeyboardInterrupt:
-            raise Interrupted(f"stopped at once; go on with: lrpot fit --resume --out {self.out}") from None
-        finally:
-            signal.signal(signal.SIGINT, before)
 
 
 class _Report(lightning.Callback):
