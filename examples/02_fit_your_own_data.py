@@ -30,7 +30,6 @@ SAMPLE = Path(__file__).parents[1] / "datasets" / "nacl" / "sample.extxyz"
 SETTINGS = {
     "model.backbone.features": 32,
     "model.backbone.interactions": 2,
-    "training.batch_size": 4,
 }
 
 

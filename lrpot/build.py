@@ -15,7 +15,10 @@ from lrpot.kspace.energy import splitting
 from lrpot.potential import LongRange, Potential, ShortRange
 
 # Above this, what is left out of the Coulomb sum is larger than a good network's error.
-POOR_TOLERANCE = 1e-4
+POOR_SUM = 1e-3
+
+# The pair term of the complement is always tapered, from here at the latest (a fraction of the cutoff).
+REAL_ONSET = 0.9
 
 
 def build_potential(config: ModelConfig, elements: Iterable[int]) -> Potential:
@@ -44,17 +47,20 @@ def build_reciprocal(kernel: KernelConfig, backbone: BackboneConfig) -> tuple[Re
     if kernel.form == "free":
         return ReciprocalSum(FreeKernel(fcn), k_cutoff, envelope=kernel.envelope), None
     sigma, left_out = splitting(backbone.cutoff, k_cutoff)
-    if kernel.k_cutoff != "auto" and left_out > POOR_TOLERANCE:
-        needed = -2.0 * math.log(POOR_TOLERANCE) / backbone.cutoff
+    onset = min(kernel.envelope, REAL_ONSET)
+    # where the tapers begin, the exponent is onset^2 of what it is at the cutoffs
+    left_out = left_out ** (onset**2)
+    if left_out > POOR_SUM:
+        needed = -2.0 * math.log(POOR_SUM) / backbone.cutoff / onset**2
         raise ConfigError(
-            f"model.kernel.k_cutoff = {k_cutoff:g} 1/A and model.backbone.cutoff = {backbone.cutoff:g} A leave out "
-            f"{left_out:.0e} of the Coulomb sum; raise k_cutoff to {needed:.1f} or more, or set it to auto"
+            f"model.kernel.k_cutoff = {k_cutoff:g} 1/A, envelope = {kernel.envelope:g} and model.backbone.cutoff = "
+            f"{backbone.cutoff:g} A leave out {left_out:.0e} of the Coulomb sum; raise k_cutoff to {needed:.1f} or more"
         )
     prior = GaussianCoulomb(sigma)
     reciprocal = ReciprocalSum(LearnedKernel(prior, fcn), k_cutoff, envelope=kernel.envelope)
     if kernel.complement == "none":
         return reciprocal, None
-    return reciprocal, CoulombComplement(prior, backbone.cutoff, onset=min(kernel.envelope, 0.9))
+    return reciprocal, CoulombComplement(prior, backbone.cutoff, onset=onset)
 
 
 def resolve_k_cutoff(kernel: KernelConfig, cutoff: float) -> float:

@@ -82,12 +82,6 @@ class ModelConfig(_Section):
     charges: ChargesConfig = Field(ChargesConfig(), description="The charges of the long-range part.")
     kernel: KernelConfig = Field(KernelConfig(), description="The learned kernel.")
 
-    @model_validator(mode="after")
-    def _consistent(self) -> ModelConfig:
-        if self.kernel.form == "free" and self.charges.init == "prefit":
-            self.charges.init = "oxidation"  # the prefit is a Coulomb fit; a free kernel has no Coulomb to fit with
-        return self
-
 
 class DataConfig(_Section):
     """Where the structures come from and how they are divided."""

@@ -129,7 +129,7 @@ def check_device(device: str | torch.device) -> torch.device:
         found = torch.device(device)
     except RuntimeError as error:
         raise ConfigError(unknown) from error
-    if found.type not in ("cpu", "cuda"):
+    if found.type not in ("cpu", "cuda") or (found.type == "cpu" and found.index is not None):
         raise ConfigError(unknown)
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise ConfigError(

@@ -51,7 +51,10 @@ def starting_charges(
             f"linear prefit to {fit.n_structures} structures (pair cutoff {fit.pair_cutoff:g} A; Coulomb explains "
             f"{fit.explained:.0%} of what pair splines leave; rank-one share {fit.rank_one:.3f})",
         )
-    return StartingCharges(*_oxidation(structures, elements))
+    values, origin = _oxidation(structures, elements)
+    if config.init == "prefit":
+        origin += " (the prefit needs a Coulomb kernel with its complement)"
+    return StartingCharges(values, origin)
 
 
 def _from_table(table: dict[str, float], elements: list[int]) -> dict[int, float]:

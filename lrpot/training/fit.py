@@ -105,6 +105,7 @@ def fit(
     check_device(resolved.training.device)
     # data and configuration are checked before the directory is touched
     structures = read_data(resolved, Console(quiet=not verbose))
+    build_potential(resolved.model, structures.elements)  # tells a clash of settings
     with run_directory(out, resume=resume, overwrite=overwrite):
         write_text(saved, resolved.to_yaml())
         return _Run(out, resolved, structures, Console(quiet=not verbose)).run()
@@ -150,6 +151,11 @@ class _Run:
                 self.config.model.charges, self.data.train, model.long.reciprocal, model.long.complement
             )
             self.console.line(f"charges start at {charges_text(start.values)} from {start.origin}")
+            if not any(start.values.values()):
+                self.console.warn(
+                    "charges that are zero stay zero, since the energy is quadratic in them; give a start, such as "
+                    "--set model.charges.init='{Na: 0.5, Cl: -0.5}'"
+                )
             model.long.charges.set_values(start.values)
             origin = start.origin
         # what is known before any training: the yardstick for what the stages bring

@@ -227,11 +227,16 @@ class StageModule(lightning.LightningModule):
         return loss, errors
 
     def _without_offsets(self, energies: Tensor, batch: Batch) -> Tensor:
-        """(G,) energies per atom less what offsets of the elements would fit, scaled to keep the mean square."""
-        fractions = composition(self.model, batch)
-        fit = fractions @ torch.linalg.pinv(fractions)
-        free = len(energies) - float(fit.trace())
-        return (energies - fit @ energies) * math.sqrt(len(energies) / max(free, 1.0))
+        """(G,) energies per atom less what offsets of the elements would fit, scaled to keep the mean square.
+
+        At most half of the directions are given up, the strongest: a batch of as many compositions as structures
+        would lose all that its energies say, and a batch of one keeps its energy.
+        """
+        left, singular, _ = torch.linalg.svd(composition(self.model, batch), full_matrices=False)
+        n = len(energies)
+        rank = min(int((singular > 1e-8 * singular.max()).sum()), n // 2)
+        fitted = left[:, :rank]
+        return (energies - fitted @ (fitted.T @ energies)) * math.sqrt(n / (n - rank))
 
 
 def _n_atoms(batch: Batch) -> Tensor:

@@ -13,7 +13,7 @@ from lrpot import fit, load
 from lrpot.build import build_potential
 from lrpot.config import FitConfig, make_config
 from lrpot.data.readers import to_structure
-from lrpot.errors import DataError, TrainingError
+from lrpot.errors import ConfigError, DataError, TrainingError
 from lrpot.evaluation import evaluate_structures
 from lrpot.structure import Structure, collate
 from lrpot.training.baseline import fit_baseline, relative_step, residual_scales, store_known
@@ -116,6 +116,31 @@ def test_stage_trains_only_its_part() -> None:
     assert all(p.requires_grad for p in model.long.parameters())
 
 
+def test_offsets_are_projected_out_of_a_batch(structures: list[Structure]) -> None:
+    """Equal compositions lose their mean; a single structure, or compositions of a kind each, keep half at least."""
+    model = build_potential(config().model, [11, 17])
+    module = StageModule(model, plan(config())[0], config().training, [], {"energy": 1.0}, 1e-3)
+    batch = collate(structures[:4])
+    energies = torch.tensor([1.0, 2.0, -4.0, 3.0], dtype=torch.float64)
+    expected = (energies - energies.mean()) * (4 / 3) ** 0.5
+    torch.testing.assert_close(module._without_offsets(energies, batch), expected)
+    torch.testing.assert_close(module._without_offsets(energies + 7.0, batch), expected)
+    single = collate(structures[:1])
+    torch.testing.assert_close(module._without_offsets(energies[:1], single), energies[:1])
+    parts = [to_structure(ionic_rows(1)[0][:n], 4.0) for n in (3, 16)]
+    assert module._without_offsets(energies[:2], collate(parts)).norm() > 0.1
+
+
+def test_offsets_follow_the_charges(structures: list[Structure]) -> None:
+    """Before each validation they are what fits best, here exactly: the energies differ by a constant per atom."""
+    model = build_potential(config().model, [11, 17])
+    for structure in structures:
+        structure.known_energy = structure.energy - 0.25 * structure.num_nodes
+    module = StageModule(model, plan(config())[0], config().training, structures, {"energy": 1.0}, 1e-3)
+    module.on_validation_epoch_start()
+    assert model.short.offset[[11, 17]].tolist() == pytest.approx([0.25, 0.25], abs=1e-12)
+
+
 def test_epoch_shuffle_depends_on_seed_and_epoch_only() -> None:
     first, second = EpochShuffle(20, seed=3), EpochShuffle(20, seed=3)
     first.set_epoch(5)
@@ -206,6 +231,17 @@ def test_not_finite_loss_stops_before_the_step_and_names_rows(
         fit(data, out=tmp_path / "run", settings=SMALL, verbose=False)
     assert (tmp_path / "run/checkpoints/newest.ckpt").exists()
     assert not (tmp_path / "run/model.pt").exists()
+
+
+def test_clash_of_settings_is_told_before_the_directory_is_made(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="leave out .* of the Coulomb sum"):
+        fit(data, out=tmp_path / "run", settings=SMALL | {"model.kernel.k_cutoff": 2.0}, verbose=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_charges_of_zero_are_warned_of(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(data, out=tmp_path / "run", settings=SMALL | {"model.charges.init": "zero", "training.max_epochs": 1})
+    assert "charges that are zero stay zero" in capsys.readouterr().err
 
 
 def test_too_few_structures(tmp_path: Path) -> None:

@@ -1,0 +1,117 @@
+"""NVT (Langevin) of rock-salt NaCl with a model: mean temperature and first peak of the Na-Cl distances.
+
+python md/nacl_nvt.py MODEL [--steps 1000] [--temperature 300] [--born-mayer]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.mixing import SumCalculator
+from ase.neighborlist import neighbor_list
+
+from lrpot import LRCalculator
+from lrpot.console import Console
+from lrpot.errors import LrpotError
+from lrpot.md import run_md
+
+
+def main() -> None:
+    arguments = parse()
+    atoms = bulk("NaCl", "rocksalt", a=5.64).repeat(arguments.cells)
+    atoms.calc = LRCalculator(arguments.model, device=arguments.device)
+    if arguments.born_mayer:
+        sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+        from born_mayer import BornMayer
+
+        atoms.calc = SumCalculator([atoms.calc, BornMayer()])
+    with Console().progress(f"NVT, {len(atoms)} atoms", arguments.steps, "steps") as update:
+        run = run_md(
+            atoms,
+            ensemble="nvt",
+            temperature=arguments.temperature,
+            steps=arguments.steps,
+            timestep=arguments.timestep,
+            friction=arguments.friction,
+            interval=arguments.interval,
+            seed=arguments.seed,
+            trajectory=arguments.out,
+            progress=update,
+        )
+    # the first half is for the crystal to come to the temperature of the bath
+    late = len(run.temperature) // 2
+    frames = ase.io.read(arguments.out, index=f"{late}:")
+    r, g = pair_distribution(frames, "Na", "Cl", arguments.rmax)
+    peak = int(g.argmax())
+    print(
+        f"{arguments.steps} steps of {arguments.timestep:g} fs, {len(atoms)} atoms, "
+        f"{1e3 * run.seconds_per_step:.1f} ms/step; the last {len(frames)} of {len(run.temperature)} frames give"
+    )
+    print(f"mean temperature {np.mean(run.temperature[late:]):.0f} K (bath {arguments.temperature:g} K)")
+    print(f"first peak of g(r), Na-Cl, at {r[peak]:.2f} A, height {g[peak]:.1f}")
+    print(f"wrote {arguments.out}")
+
+
+def pair_distribution(
+    frames: Sequence[Atoms], one: str, other: str, rmax: float, width: float = 0.05
+) -> tuple[np.ndarray, np.ndarray]:
+    """g(r) of two different elements, averaged over frames.
+
+    Args:
+        frames: crystals that are periodic in three directions.
+        one, other: symbols of elements.
+        rmax: A; may be longer than the cell. width: of a bin, A.
+    Returns:
+        centres of the bins, A, and g there; 1 where the atoms know nothing of each other.
+    """
+    edges = np.arange(0.0, rmax + width, width)
+    g = np.zeros(len(edges) - 1)
+    for atoms in frames:
+        symbols = np.array(atoms.get_chemical_symbols())
+        i, j, distances = neighbor_list("ijd", atoms, edges[-1])
+        chosen = (symbols[i] == one) & (symbols[j] == other)
+        found = np.histogram(distances[chosen], edges)[0]
+        density = (symbols == other).sum() / atoms.get_volume()
+        shells = 4.0 / 3.0 * np.pi * np.diff(edges**3)
+        g += found / ((symbols == one).sum() * density * shells * len(frames))
+    return 0.5 * (edges[1:] + edges[:-1]), g
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path, help="model file that knows Na and Cl")
+    parser.add_argument("--steps", type=int, default=1000, help="(default: 1000)")
+    parser.add_argument("--temperature", type=float, default=300.0, help="of the bath, K (default: 300)")
+    parser.add_argument("--timestep", type=float, default=1.0, help="fs (default: 1)")
+    parser.add_argument("--friction", type=float, default=0.01, help="of the bath, 1/fs (default: 0.01)")
+    parser.add_argument("--interval", type=int, default=10, help="steps between recorded frames (default: 10)")
+    parser.add_argument("--cells", type=int, default=6, help="N: N x N x N primitive cells (default: 6, 432 atoms)")
+    parser.add_argument("--rmax", type=float, default=6.0, help="reach of g(r), A (default: 6)")
+    parser.add_argument(
+        "--born-mayer",
+        action="store_true",
+        help="add the repulsion of examples/born_mayer.py; a model of Coulomb labels alone needs it",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of velocities and bath (default: 0)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("nacl-nvt.traj"),
+        help="trajectory; an older one is replaced (default: %(default)s)",
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except LrpotError as error:
+        sys.exit(f"error: {error}")
