@@ -19,11 +19,14 @@ $(VENV)/.dev: $(BIN)/lrpot
 demo: $(BIN)/lrpot
 	$(BIN)/python examples/01_nacl_main_job.py --out runs/demo --overwrite
 
+# Two processes of one thread each: small tensors gain nothing from more threads.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
+
 test: $(VENV)/.dev lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: $(VENV)/.dev
-	$(BIN)/python -m pytest -m 'not slow' -q
+	$(PYTEST) -m 'not slow' -q
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -2,7 +2,7 @@
 
     python examples/01_nacl_main_job.py --out runs/demo
 
-The labels are Ewald energies and forces of rattled NaCl with charges +1 and -1 (the model system of Yu et al., Table 2):
+The labels are Ewald energies and forces of rattled NaCl with charges +1 and -1 (model system of Yu et al., Table 2):
 54 atoms to train on; 54, 432, and 432 atoms less one to test on. A network alone is fitted beside the three stages,
 to the same structures and for as many epochs. `make demo` runs this file.
 """

@@ -170,13 +170,14 @@ class CoulombComplement(nn.Module):
         Returns:
             (G,) float64, eV.
         """
+        charges = charges.to(torch.float64)
         neighbour, centre = edge_index
         pair = (charges[neighbour] * charges[centre]).sum(dim=1) * self.pair(distances)
         per_atom = -COULOMB_CONSTANT * self.alpha / math.sqrt(math.pi) * (charges**2).sum(dim=1)
-        per_atom = per_atom.index_add(0, centre, 0.5 * pair).to(torch.float64)
+        per_atom = per_atom.index_add(0, centre, 0.5 * pair)
         n_structures = cell.shape[0]
         total = per_atom.new_zeros(n_structures).index_add(0, batch, per_atom)
-        net = charges.new_zeros(n_structures, charges.shape[1]).index_add(0, batch, charges).to(torch.float64)
+        net = charges.new_zeros(n_structures, charges.shape[1]).index_add(0, batch, charges)
         background = math.pi * COULOMB_CONSTANT / (2.0 * self.alpha**2) / torch.linalg.det(cell).abs()
         return total - background * (net**2).sum(dim=1)
 

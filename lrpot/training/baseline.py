@@ -43,8 +43,8 @@ def fit_baseline(model: Potential, structures: Sequence[Structure]) -> None:
     """Set offsets and scale of the short-range part from what the rest of the model leaves of the labels.
 
     The offset of each element is the least-squares solution of least norm for the energies per atom; the scale is the
-    root mean square of the remaining forces. The readout must still be zero, and `known_*` must hold the long-range part
-    if it is present.
+    root mean square of the remaining forces. The readout must still be zero, and `known_*` must hold the long-range
+    part if it is present.
     """
     model.short.offset.zero_()
     fractions = torch.cat([composition(model, s) for s in structures])

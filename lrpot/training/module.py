@@ -66,8 +66,9 @@ class StageModule(lightning.LightningModule):
     The loss is the weighted sum of mean square errors of the energy per atom, the forces and the stress, each in
     units of what there is to learn at the start of the stage. What an offset of each element can take up is projected
     out of the energies of a batch, and the offsets are fitted before each validation: otherwise the mean energy, which
-    every change of charges or kernel shifts by far more than the errors, would hold charges and kernel fast. The best weights by validation loss are kept; the
-    weights before the first epoch are the first candidate, so no stage ends worse than it began.
+    every change of charges or kernel shifts by far more than the errors, would hold charges and kernel fast. The best
+    weights by validation loss are kept; the weights before the first epoch are the first candidate, so no stage ends
+    worse than it began.
     """
 
     def __init__(

@@ -234,7 +234,7 @@ def test_not_finite_loss_stops_before_the_step_and_names_rows(
 
 
 def test_clash_of_settings_is_told_before_the_directory_is_made(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="leave out .* of the Coulomb sum"):
+    with pytest.raises(ConfigError, match=r"leave out .* of the Coulomb sum"):
         fit(data, out=tmp_path / "run", settings=SMALL | {"model.kernel.k_cutoff": 2.0}, verbose=False)
     assert not (tmp_path / "run").exists()
 

@@ -1,0 +1,100 @@
+"""The documents say what is there: error classes, files, order of imports, links."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+import lrpot
+from lrpot.errors import LrpotError
+from tests.unit.test_imports import ORDER
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "lrpot"
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+SKIPPED = {".venv", "build", "runs", "node_modules"}  # made by people and tools, not by us
+PAGES = sorted(
+    path
+    for path in ROOT.rglob("*.md")
+    if not any(part in SKIPPED or part.startswith(".") for part in path.relative_to(ROOT).parts)
+)
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
+
+
+# --- errors
+
+
+def error_classes() -> set[str]:
+    for module in pkgutil.walk_packages(lrpot.__path__, "lrpot."):
+        importlib.import_module(module.name)
+    found, todo = set(), [LrpotError]
+    while todo:
+        kind = todo.pop()
+        if kind.__module__.partition(".")[0] == "lrpot":
+            found.add(kind.__name__)
+        todo += kind.__subclasses__()
+    return found
+
+
+def test_every_error_class_is_explained() -> None:
+    text = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    explained = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) | {"LrpotError"}
+    assert "`LrpotError` itself" in text
+    assert explained == error_classes()
+
+
+# --- architecture
+
+
+def test_files_named_in_the_architecture_exist() -> None:
+    named = re.findall(r"`([\w.]+/[\w./-]*|[\w-]+\.(?:md|txt|toml))`", ARCHITECTURE)
+    assert len(named) > 40
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_every_module_is_named_in_the_architecture() -> None:
+    names = [path.relative_to(ROOT).as_posix() for path in modules()]
+    assert [name for name in names if f"`{name}`" not in ARCHITECTURE] == []
+
+
+def test_the_import_order_of_the_architecture_is_the_one_that_is_tested() -> None:
+    block = re.search(r"<!-- import order -->\n```\n(.*?)```", ARCHITECTURE, re.DOTALL)
+    assert block
+    assert [set(line.split(", ")) for line in block[1].splitlines()] == [set(line) for line in ORDER]
+
+
+# --- pages
+
+
+def anchors(page: Path) -> set[str]:
+    """The names that headings get: lower case, no punctuation, hyphens for blanks."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_inside_the_repository_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", link):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file) if file else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    assert broken == []
+
+
+def test_the_citation_has_the_version_of_the_package() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == lrpot.__version__
+    assert any("2211.16684" in str(reference) for reference in citation["references"])

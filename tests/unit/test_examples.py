@@ -1,0 +1,132 @@
+"""The scripts beside the package, run as a user runs them: from another folder, with tiny settings."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+
+from lrpot.build import build_potential
+from lrpot.config import make_config
+from lrpot.model_file import ModelInfo, save
+
+ROOT = Path(__file__).parents[2]
+SAMPLE = ROOT / "datasets" / "nacl" / "sample.extxyz"  # what the example takes where no file is named
+NEIGHBOURS = 2.82  # A, Na to Cl in the crystal that the MD scripts start from
+PEAK_TOLERANCE = 0.3  # A, of a peak that heat and 16 atoms make broad
+DRIFT_TOLERANCE = 1e-4  # eV/atom, between any two frames of 20 steps of 1 fs
+
+slow = pytest.mark.slow  # starts Python anew, which takes seconds
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Coulomb's law between +1 and -1 e: charges are set, readout and FCN are still zero."""
+    config = make_config({"model": {"backbone": {"features": 4, "interactions": 1, "cutoff": 4.0}}})
+    torch.manual_seed(0)
+    potential = build_potential(config.model, [11, 17])
+    potential.long.charges.set_values({11: 1.0, 17: -1.0})
+    potential.info = ModelInfo(config=config.model_dump(mode="json"), elements=["Na", "Cl"])
+    return save(potential, tmp_path_factory.mktemp("model") / "tiny.pt")
+
+
+def output(script: str, *arguments: object, cwd: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, ROOT / script, *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def number(pattern: str, text: str) -> float:
+    found = re.search(pattern.replace("#", r"([-+]?\d[-+.e\d]*)"), text)
+    assert found, f"no {pattern!r} in:\n{text}"
+    return float(found[1])
+
+
+@slow
+def test_ase_calculator(model: Path, tmp_path: Path) -> None:
+    text = output("calculators/ase/run.py", model, "--steps", 2, cwd=tmp_path)
+    energy = number("energy +# eV", text)
+    assert energy == pytest.approx(number(r"\(# short", text) + number(", # long", text), abs=1e-5)
+    stress = [number(rf"stress +(?:\S+ ){{{n}}}#", text) for n in range(3)]
+    assert number("pressure +# GPa", text) == pytest.approx(-160.2177 * np.mean(stress), abs=1e-2)
+    assert number("Na #", text) == -number("Cl #", text) == 1.0
+    assert number("after # steps", text) == 2
+    relaxed = ase.io.read(tmp_path / "relaxed.extxyz")
+    assert relaxed.get_potential_energy() == pytest.approx(number("relaxation .*energy # eV", text), abs=1e-5)
+    assert relaxed.get_potential_energy() < energy
+    assert relaxed.get_volume() == pytest.approx(number("volume #", text), abs=1e-2)
+
+
+@slow
+def test_nve(model: Path, tmp_path: Path) -> None:
+    settings = ("--steps", 20, "--cells", 2, "--temperature", 200, "--born-mayer", "--out", "run.traj")
+    text = output("md/nacl_nve.py", model, *settings, cwd=tmp_path)
+    frames = ase.io.read(tmp_path / "run.traj", index=":")
+    assert len(frames) == 5  # every fifth step, and the start
+    energies = [atoms.get_total_energy() / len(atoms) for atoms in frames]
+    assert np.ptp(energies) < DRIFT_TOLERANCE
+    slope = np.polyfit(0.005 * np.arange(5), energies, 1)[0]
+    assert number("drift of the total energy # eV", text) == pytest.approx(slope, rel=0.1)
+    assert number("mean temperature # K", text) == pytest.approx(
+        np.mean([a.get_temperature() for a in frames]), abs=0.6
+    )
+    assert (tmp_path / "run.energy.png").read_bytes().startswith(b"\x89PNG")
+
+
+@slow
+def test_nvt(model: Path, tmp_path: Path) -> None:
+    text = output("md/nacl_nvt.py", model, "--steps", 40, "--cells", 2, "--born-mayer", cwd=tmp_path)
+    frames = ase.io.read(tmp_path / "nacl-nvt.traj", index=":")
+    assert len(frames) == 5
+    late = [atoms.get_temperature() for atoms in frames[2:]]
+    assert number("mean temperature # K", text) == pytest.approx(np.mean(late), abs=0.6)
+    assert number("Na-Cl, at # A", text) == pytest.approx(NEIGHBOURS, abs=PEAK_TOLERANCE)
+
+
+@slow
+def test_fit_your_own_data(tmp_path: Path) -> None:
+    """Rows of the sample that lies in the repository; charges of +1 and -1 e made their labels."""
+    rows = ase.io.read(SAMPLE, index=":6")
+    ase.io.write(tmp_path / "mine.extxyz", rows)
+    text = output("examples/02_fit_your_own_data.py", "mine.extxyz", "--epochs", 1, "--out", "own", cwd=tmp_path)
+    assert number("'Na': #", text) == pytest.approx(1.0, abs=1e-3)
+    assert number("forces: MAE #", text) < 1e-3
+    predicted = ase.io.read(tmp_path / "own" / "predictions.extxyz", index=":")
+    assert len(predicted) == len(rows)
+    assert predicted[0].get_potential_energy() == pytest.approx(number("row 0: # eV", text), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("script", "file", "message"),
+    [
+        ("calculators/ase/run.py", "nowhere.pt", "no such file; check the path"),
+        ("md/nacl_nve.py", "nowhere.pt", "no such file; check the path"),
+        ("md/nacl_nvt.py", "nowhere.pt", "no such file; check the path"),
+        ("examples/02_fit_your_own_data.py", "empty.extxyz", "is empty; nothing to read"),
+    ],
+)
+def test_a_bad_file_is_told_in_one_line(
+    script: str, file: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty.extxyz").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [script, file])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    assert left.value.code == f"error: {file}: {message}"
+    assert [item.name for item in tmp_path.iterdir()] == ["empty.extxyz"]
