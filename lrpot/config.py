@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -246,7 +247,7 @@ def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
         near = difflib.get_close_matches(dotted, known, n=1, cutoff=0.5)
         last = dotted.rsplit(".", 1)[-1]
         same = [name for name in known if name.rsplit(".", 1)[-1] == last]
-        hint = (same or near or ["one of those in `lrpot fit --help`"])[0]
+        hint = (same or near or ["one of those in the config.yaml of a run"])[0]
         raise ConfigError(f"setting {dotted} does not exist; did you mean {hint}?")
     *path, last = dotted.split(".")
     section = values
@@ -273,4 +274,4 @@ def _explain(error: ValidationError) -> str:
         hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(section.model_fields)}"
         return f"setting {name} does not exist; {hint}"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{name} = {problem['input']!r}: {message}" if name else message
+    return f"{name} = {reprlib.repr(problem['input'])}: {message}" if name else message

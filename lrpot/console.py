@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
@@ -46,8 +47,11 @@ class Console:
     @contextmanager
     def progress(self, title: str, total: int, unit: str = "") -> Iterator[Update]:
         """A bar with time elapsed and left; without a terminal, a line at every tenth if it takes long."""
-        if self.quiet or not self.errors.is_terminal:
+        if self.quiet:
             yield lambda done, note="": None
+            return
+        if not self.errors.is_terminal:
+            yield self._lines(title, total, unit)
             return
         columns = (
             TextColumn("{task.description}"),
@@ -61,3 +65,15 @@ class Console:
         with Progress(*columns, console=self.errors, transient=True) as bar:
             task = bar.add_task(title, total=total, note="")
             yield lambda done, note="": bar.update(task, completed=done, note=note)
+
+    def _lines(self, title: str, total: int, unit: str) -> Update:
+        """A line at every tenth, but not more than one in ten seconds."""
+        last = [0, time.monotonic()]
+
+        def update(done: int, note: str = "") -> None:
+            tenth, now = 10 * done // max(total, 1), time.monotonic()
+            if tenth > last[0] and now - last[1] > 10.0:
+                last[:] = [tenth, now]
+                self.errors.print(f"{title}: {done} of {total} {unit}  {note}", markup=False)
+
+        return update

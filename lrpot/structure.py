@@ -23,6 +23,7 @@ an edge vector is a difference of exact numbers; a network casts them to its own
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -83,8 +84,24 @@ def make_structure(
 def collate(structures: Sequence[Structure]) -> Batch:
     """Structures as one batch. A label is kept only if every structure has it."""
     kept = {label for label in LABELS if all(label in structure for structure in structures)}
-    dropped = [label for label in LABELS if label not in kept]
+    dropped = [name for label in LABELS if label not in kept for name in (label, f"known_{label}")]
     return Batch.from_data_list(list(structures), exclude_keys=dropped)
+
+
+def collate_with_gaps(structures: Sequence[Structure]) -> Batch:
+    """Structures as one batch with every label that any of them has; nan, and 0 for its `known_`, where one lacks it."""
+    present = [label for label in LABELS if any(label in structure for structure in structures)]
+    filled = []
+    for structure in structures:
+        missing = [label for label in present if label not in structure]
+        if missing:
+            structure = copy.copy(structure)  # shallow: the caller's keeps its gap
+            shapes = {"energy": (1,), "forces": tuple(structure.positions.shape), "stress": (1, 3, 3)}
+            for label in missing:
+                structure[label] = torch.full(shapes[label], torch.nan, dtype=torch.float64)
+                structure[f"known_{label}"] = torch.zeros(shapes[label], dtype=torch.float64)
+        filled.append(structure)
+    return Batch.from_data_list(filled)
 
 
 def batch_index(batch: Data) -> Tensor:

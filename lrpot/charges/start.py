@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ase.data import atomic_numbers, chemical_symbols
@@ -37,7 +37,7 @@ def starting_charges(
     """
     elements = sorted({int(z) for s in structures for z in s.numbers.unique()})
     if isinstance(config.init, dict):
-        return StartingCharges(_from_table(config.init, elements), "the table in model.charges.init")
+        return StartingCharges(table_charges(config.init, elements), "the table in model.charges.init")
     if config.init == "zero":
         return StartingCharges(dict.fromkeys(elements, 0.0), "zero")
     if config.init == "prefit" and complement is not None:
@@ -57,7 +57,12 @@ def starting_charges(
     return StartingCharges(values, origin)
 
 
-def _from_table(table: dict[str, float], elements: list[int]) -> dict[int, float]:
+def table_charges(table: Mapping[str, float], elements: Sequence[int]) -> dict[int, float]:
+    """Charges in e by atomic number from a table by symbol.
+
+    Raises:
+        ConfigError: it lacks one of the elements, or names something else.
+    """
     wrong = [symbol for symbol in table if symbol not in atomic_numbers]
     if wrong:
         raise ConfigError(f"model.charges.init: {wrong[0]} is not an element; use symbols such as Na")

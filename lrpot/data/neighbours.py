@@ -30,6 +30,7 @@ def add_edges(structure: Structure, cutoff: float) -> Structure:
     positions = structure.positions.numpy()
     pbc = structure.pbc[0].numpy()
     check_geometry(positions, structure.cell[0].numpy(), pbc)
+    check_density(len(positions), structure.cell[0].numpy(), pbc, cutoff)
     centre, neighbour, shift, distance = _pairs(positions, _box(structure.cell[0].numpy(), pbc), pbc, cutoff)
     if distance.size and distance.min() < OVERLAP:
         worst = int(distance.argmin())
@@ -71,6 +72,23 @@ def check_geometry(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> 
     if pbc.all() and per_atom * OVERLAP**3 > 1.0:
         raise StructureError(
             f"{len(positions)} atoms share a cell of {np.sqrt(np.linalg.det(gram)):.3g} A^3; check its units (A)"
+        )
+
+
+def check_density(n_atoms: int, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> None:
+    """Refuse what would fill the memory with neighbours, before any is taken.
+
+    Raises:
+        StructureError: a crystal so dense, or a cutoff so long (A), that each atom would have MAX_NEIGHBOURS.
+    """
+    if not pbc.all():
+        return
+    volume = abs(np.linalg.det(cell))
+    expected = n_atoms / volume * 4.0 / 3.0 * np.pi * cutoff**3
+    if expected > MAX_NEIGHBOURS:
+        raise StructureError(
+            f"{n_atoms} atoms in {volume:.3g} A^3 have about {expected:.1e} neighbours each within {cutoff:g} A; check "
+            "the units of the cell (A), or shorten the cutoff"
         )
 
 

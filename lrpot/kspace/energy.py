@@ -154,6 +154,8 @@ class CoulombComplement(nn.Module):
             onset: the fraction of the cutoff at which the pair term begins to be tapered.
         """
         super().__init__()
+        if not 0.0 <= onset < 1.0:
+            raise ConfigError(f"onset = {onset:g}: must lie between 0 and 1, 1 not included (a fraction of the cutoff)")
         self.alpha = kernel.alpha
         self.cutoff = float(cutoff)
         self.onset = float(onset)

@@ -69,7 +69,7 @@ def k_lattice(cell: Tensor, k_cutoff: float) -> KLattice:
 
 # Training returns to the same cells every epoch, and MD at constant volume at every step.
 # Tensors made in inference mode could not serve a later call that is differentiated.
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 @torch.inference_mode(False)
 def _k_lattice(cell_bytes: bytes, k_cutoff: float) -> KLattice:
     cell = np.frombuffer(cell_bytes).reshape(3, 3)

@@ -51,6 +51,7 @@ def usable_checkpoint(folder: Path, report: Callable[[str], None]) -> Path | Non
 def remove_checkpoints(folder: Path) -> None:
     for name in (NEWEST, PREVIOUS, "writing.ckpt"):
         (folder / name).unlink(missing_ok=True)
+    folder.rmdir()
 
 
 class StopOnSignal(lightning.Callback):

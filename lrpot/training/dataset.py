@@ -12,7 +12,7 @@ from ase.data import chemical_symbols
 from lrpot.config import FitConfig
 from lrpot.console import Console
 from lrpot.data.readers import read_rows, to_structures
-from lrpot.errors import DataError
+from lrpot.errors import DataError, StructureError
 from lrpot.structure import LABELS, Structure
 
 
@@ -42,10 +42,19 @@ def read_data(config: FitConfig, console: Console) -> FitData:
     data, cutoff = config.data, config.model.backbone.cutoff
     skip = console.warn if data.skip_bad_rows else None
 
+    def check(structure: Structure) -> None:
+        if config.model.kernel.form != "none" and not bool(structure.pbc.all()):
+            raise StructureError(
+                f"has pbc = {structure.pbc[0].tolist()}, but the long range needs all three directions periodic; set "
+                "pbc to True with enough vacuum, or fit with --kernel none"
+            )
+
     def read(file: str, elements: list[int] | None = None) -> list[Structure]:
         rows = read_rows(file)
         with console.progress(f"neighbours of {file}", len(rows), "structures") as update:
-            return to_structures(rows, cutoff, elements=elements, require=("energy",), skip_bad=skip, progress=update)
+            return to_structures(
+                rows, cutoff, elements=elements, require=("energy",), check=check, skip_bad=skip, progress=update
+            )
 
     structures = read(str(data.train))
     order = np.random.default_rng(config.training.seed).permutation(len(structures)).tolist()
@@ -53,8 +62,8 @@ def read_data(config: FitConfig, console: Console) -> FitData:
     n_test = 0 if data.test else round(data.test_fraction * len(order))
     if len(order) - n_valid - n_test < 1:
         raise DataError(
-            f"{data.train}: {len(order)} structures are too few for training, validation and test; add structures, or "
-            "set data.valid and data.test to files"
+            f"{data.train}: {len(order)} rows are too few to train on and to hold some back; add rows, or name other "
+            "files with --valid and --test"
         )
     train = [structures[i] for i in sorted(order[n_valid + n_test :])]
     valid = [structures[i] for i in sorted(order[:n_valid])]

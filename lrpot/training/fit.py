@@ -16,7 +16,7 @@ import torch
 from ase.data import atomic_numbers
 
 from lrpot.build import build_potential
-from lrpot.charges.start import starting_charges
+from lrpot.charges.start import starting_charges, table_charges
 from lrpot.config import FitConfig, make_config
 from lrpot.console import Console
 from lrpot.errors import ConfigError, Interrupted, OutputError
@@ -106,6 +106,8 @@ def fit(
     # data and configuration are checked before the directory is touched
     structures = read_data(resolved, Console(quiet=not verbose))
     build_potential(resolved.model, structures.elements)  # tells a clash of settings
+    if isinstance(resolved.model.charges.init, dict):
+        table_charges(resolved.model.charges.init, structures.elements)
     with run_directory(out, resume=resume, overwrite=overwrite):
         write_text(saved, resolved.to_yaml())
         return _Run(out, resolved, structures, Console(quiet=not verbose)).run()

@@ -16,7 +16,7 @@ from torch_geometric.data import Batch
 from lrpot.config import TrainingConfig
 from lrpot.errors import TrainingError
 from lrpot.potential import Potential
-from lrpot.structure import Structure, batch_index, collate
+from lrpot.structure import Structure, batch_index, collate, collate_with_gaps
 from lrpot.training.baseline import add_offsets, composition
 from lrpot.training.stages import Stage
 
@@ -52,12 +52,12 @@ class EpochShuffle(Sampler[int]):
 def train_loader(structures: list[Structure], batch_size: int, seed: int) -> DataLoader:
     """Batches of structures in an order of `EpochShuffle`."""
     sampler = EpochShuffle(len(structures), seed)
-    return DataLoader(structures, batch_size=batch_size, sampler=sampler, collate_fn=collate)  # type: ignore[arg-type]
+    return DataLoader(structures, batch_size=batch_size, sampler=sampler, collate_fn=collate_with_gaps)  # type: ignore[arg-type]
 
 
 def valid_loader(structures: list[Structure], batch_size: int) -> DataLoader:
     """Batches of structures in their own order."""
-    return DataLoader(structures, batch_size=batch_size, collate_fn=collate)  # type: ignore[arg-type]
+    return DataLoader(structures, batch_size=batch_size, collate_fn=collate_with_gaps)  # type: ignore[arg-type]
 
 
 class StageModule(lightning.LightningModule):
@@ -105,7 +105,7 @@ class StageModule(lightning.LightningModule):
         self.plateau_epochs = 0
         self.optimizer: torch.optim.Optimizer | None = None
         self._full_lr: list[float] = []
-        self._sums: dict[str, float] = {}
+        self._sums: dict[str, tuple[float, int]] = {}
         for part in ("short", "long"):
             module = getattr(model, part)
             if module is not None:
@@ -167,13 +167,12 @@ class StageModule(lightning.LightningModule):
         with torch.enable_grad():
             loss, errors = self._loss(batch, create_graph=False)
         n = batch.cell.shape[0]
-        for name, value in {"loss": float(loss), **errors}.items():
-            self._sums[name] = self._sums.get(name, 0.0) + n * value
-        self._sums["structures"] = self._sums.get("structures", 0.0) + n
+        for name, value in {"loss": float(loss.detach()), **errors}.items():
+            total, weight = self._sums.get(name, (0.0, 0))
+            self._sums[name] = (total + n * value, weight + n)
 
     def on_validation_epoch_end(self) -> None:
-        n = self._sums.pop("structures")
-        record = {name: value / n for name, value in self._sums.items()}
+        record = {name: total / weight for name, (total, weight) in self._sums.items()}
         self._sums = {}
         if not math.isfinite(record["loss"]):
             raise TrainingError(
@@ -219,8 +218,10 @@ class StageModule(lightning.LightningModule):
             if label not in output or label not in batch:
                 continue
             difference = output[label] + batch[f"known_{label}"] - batch[label]
-            if label == "energy":
-                difference = difference / _n_atoms(batch)
+            # every row has an energy; rows without another label have nan in its place
+            difference = difference / _n_atoms(batch) if label == "energy" else difference[batch[label].isfinite()]
+            if difference.numel() == 0:
+                continue
             errors[label] = float(difference.detach().abs().mean())
             if label == "energy" and create_graph:
                 difference = self._without_offsets(difference, batch)

@@ -350,7 +350,6 @@ def test_directory_of_a_run_that_is_still_going(
     assert (here / "run" / "config.yaml").read_text() == config
 
 
-@pytest.mark.xfail(strict=True, reason="the table meets the elements only after the directory was taken")
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [
@@ -405,7 +404,7 @@ def test_too_few_structures(sound: Path, here: Path, capsys: pytest.CaptureFixtu
         ase.io.write(here / "few.extxyz", ionic_rows(n), format="extxyz")
         code = run_cli(*fit_words(Path("few.extxyz"), "data.test_fraction=0.5", "data.valid_fraction=0.4"))
         assert code == 1
-        one_error_line(capsys.readouterr().err, (f"few.extxyz: {n} structures are too few", "add structures"))
+        one_error_line(capsys.readouterr().err, (f"few.extxyz: {n} rows are too few", "add rows"))
         assert listing(here) == ["few.extxyz"]
 
 
@@ -420,18 +419,7 @@ def write_lacking(path: Path, label: str, every: int) -> None:
     ase.io.write(path, rows, format="extxyz")
 
 
-@pytest.mark.parametrize(
-    ("label", "every"),
-    [
-        pytest.param(
-            *case,
-            marks=[pytest.mark.xfail(raises=KeyError, strict=True, reason="collate keeps known_* of a dropped label")]
-            if case[1] == 2
-            else [],
-        )
-        for case in LACKING
-    ],
-)
+@pytest.mark.parametrize(("label", "every"), LACKING)
 def test_fit_to_rows_that_differ_in_their_labels(
     label: str, every: int, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

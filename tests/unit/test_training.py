@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from lrpot.config import FitConfig, make_config
 from lrpot.data.readers import to_structure
 from lrpot.errors import ConfigError, DataError, TrainingError
 from lrpot.evaluation import evaluate_structures
-from lrpot.structure import Structure, collate
+from lrpot.structure import Structure, collate, collate_with_gaps
 from lrpot.training.baseline import fit_baseline, relative_step, residual_scales, store_known
 from lrpot.training.module import EpochShuffle, StageModule
 from lrpot.training.stages import Stage, plan
@@ -139,6 +140,21 @@ def test_offsets_follow_the_charges(structures: list[Structure]) -> None:
     module = StageModule(model, plan(config())[0], config().training, structures, {"energy": 1.0}, 1e-3)
     module.on_validation_epoch_start()
     assert model.short.offset[[11, 17]].tolist() == pytest.approx([0.25, 0.25], abs=1e-12)
+
+
+def test_rows_without_a_label_leave_the_others_in_the_loss(structures: list[Structure]) -> None:
+    """A batch in which one row lacks forces has the loss of the forces of the others."""
+    model = build_potential(config().model, [11, 17])
+    batch = [copy.copy(structure) for structure in structures[:3]]
+    store_known(model, batch, set())
+    scales = {"energy": 1.0, "forces": 0.1}
+    module = StageModule(model, plan(config())[0], config().training, [], scales, 1e-3)
+    _, whole = module._loss(collate_with_gaps(batch[1:]), create_graph=False)
+    del batch[0]["forces"], batch[0]["known_forces"]
+    loss, errors = module._loss(collate_with_gaps(batch), create_graph=False)
+    assert errors["forces"] == pytest.approx(whole["forces"], rel=1e-12)
+    assert torch.isfinite(loss)
+    assert "forces" not in batch[0]
 
 
 def test_epoch_shuffle_depends_on_seed_and_epoch_only() -> None:
