@@ -89,7 +89,7 @@ def collate(structures: Sequence[Structure]) -> Batch:
 
 
 def collate_with_gaps(structures: Sequence[Structure]) -> Batch:
-    """Structures as one batch with every label that any of them has; nan, and 0 for its `known_`, where one lacks it."""
+    """Structures as one batch with every label that any of them has: nan, and 0 for `known_`, where one lacks it."""
     present = [label for label in LABELS if any(label in structure for structure in structures)]
     filled = []
     for structure in structures:
