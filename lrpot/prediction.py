@@ -10,6 +10,7 @@ from pathlib import Path
 
 import ase.io
 import numpy as np
+import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
@@ -47,18 +48,22 @@ class Prediction:
 
 
 def predict(
-    model: Potential | str | Path, files: str | Path | Sequence[str | Path], *, device: str = "cpu"
+    model: Potential | str | Path,
+    files: str | Path | Sequence[str | Path],
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float64,
 ) -> list[Prediction]:
     """Energies, forces, stress and charges of every crystal in some files.
 
     Args:
         model: a loaded model, or its file.
         files: one or more files in any format that ASE reads.
-        device: where to compute, if `model` is a file.
+        device, dtype: where and in which precision to compute, if `model` is a file.
     Raises:
         DataError, StructureError, UnknownElementError: name the file, the row and what is wrong with it.
     """
-    potential = load(model, device=device) if isinstance(model, (str, Path)) else model
+    potential = load(model, device=device, dtype=dtype) if isinstance(model, (str, Path)) else model
     return predict_crystals(potential, *read_crystals(potential, files))
 
 

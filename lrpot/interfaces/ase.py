@@ -12,12 +12,10 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from lrpot.data.neighbours import add_edges
-from lrpot.data.readers import check_elements, total_charge
+from lrpot.data.readers import to_structure
 from lrpot.errors import ConfigError
 from lrpot.model_file import check_device, load
 from lrpot.potential import Potential
-from lrpot.structure import make_structure
 
 
 class LRCalculator(Calculator):
@@ -71,15 +69,8 @@ class LRCalculator(Calculator):
         """
         super().calculate(atoms, properties, system_changes)
         atoms = self.atoms
-        check_elements(atoms.numbers, self.model.elements)
-        structure = make_structure(
-            atoms.numbers,
-            atoms.positions,
-            atoms.cell.array,
-            atoms.pbc,
-            total_charge=total_charge(atoms),
-        )
-        batch = add_edges(structure, self.model.cutoff).to(self.device)
+        # ASE's copy of the atoms has no calculator, hence no labels
+        batch = to_structure(atoms, self.model.cutoff, elements=self.model.elements).to(self.device)
         output = self.model(batch, stress="stress" in properties)
         energy = float(output["energy"][0])
         self.results = {

@@ -48,12 +48,6 @@ def usable_checkpoint(folder: Path, report: Callable[[str], None]) -> Path | Non
     return None
 
 
-def remove_checkpoints(folder: Path) -> None:
-    for name in (NEWEST, PREVIOUS, "writing.ckpt"):
-        (folder / name).unlink(missing_ok=True)
-    folder.rmdir()
-
-
 class StopOnSignal(lightning.Callback):
     """Ends the fit after the step in hand once `requested` says so."""
 

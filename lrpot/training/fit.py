@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -26,7 +27,7 @@ from lrpot.interrupts import finish_step_on_ctrl_c
 from lrpot.model_file import ModelInfo, check_device, load, save, symbols
 from lrpot.potential import Potential
 from lrpot.training.baseline import fit_baseline, relative_step, residual_scales, store_known
-from lrpot.training.checkpoint import SaveEveryEpoch, StopOnSignal, remove_checkpoints, usable_checkpoint
+from lrpot.training.checkpoint import SaveEveryEpoch, StopOnSignal, usable_checkpoint
 from lrpot.training.dataset import FitData, read_data
 from lrpot.training.module import StageModule, train_loader, valid_loader
 from lrpot.training.stages import Stage, plan
@@ -39,6 +40,9 @@ from lrpot.training.summary import (
     progress_note,
     stage_table,
 )
+
+# In the directory of the run, until it is finished; a folder for each stage.
+CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,8 @@ class _Run:
         if len(self.done) <= len(self.stages):
             n = sum(p.numel() for p in model.parameters())
             sizes = f"{len(self.data.train)} training, {len(self.data.valid)} validation, {len(self.data.test)} test"
-            console.line(f"{sizes} structures; {n} parameters; schedule {self.config.schedule}")
+            schedule = f"; schedule {self.config.schedule}" if len(self.stages) > 1 else ""
+            console.line(f"{sizes} structures; {n} parameters{schedule}")
         try:
             with finish_step_on_ctrl_c(console.warn) as self.interrupted:
                 for number, stage in enumerate(self.stages, 1):
@@ -197,7 +202,7 @@ class _Run:
         module = StageModule(model, stage, training, self.data.train, *self._prepare(model, stage))
         valid = valid_loader(self.data.valid, training.batch_size)
         train = train_loader(self.data.train, training.batch_size, seed=training.seed * 10 + number)
-        folder = self.out / "checkpoints"
+        folder = self.out / CHECKPOINTS / str(number)
         checkpoint = usable_checkpoint(folder, console.warn)
         if checkpoint is None:
             module.validate(valid)
@@ -225,7 +230,6 @@ class _Run:
         model.load_state_dict(module.best_weights)
         model.to(training.device)
         self._finish_stage(model, number, stage, module, time.monotonic() - started)
-        remove_checkpoints(folder)
 
     def _prepare(self, model: Potential, stage: Stage) -> tuple[dict[str, float], float]:
         """Scales of the loss and the learning rate of the long-range part; `known_*` of all structures are set."""
@@ -304,6 +308,7 @@ class _Run:
         ]
         if model.long is not None:
             pictures.append(plots.kernel(model, self.out / "kernel.png"))
+        shutil.rmtree(self.out / CHECKPOINTS, ignore_errors=True)
         for file in (path, *pictures):
             self.console.line(f"wrote {file}")
         return FitResult(model, path, stages, test)

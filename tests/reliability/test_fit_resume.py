@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -16,6 +17,8 @@ import torch
 from lrpot import fit, load
 from lrpot.errors import ConfigError, OutputError, TrainingError
 from lrpot.training import checkpoint, module
+
+fit_module = importlib.import_module("lrpot.training.fit")  # `lrpot.training` has no name of its own for it
 
 SETTINGS = {
     "model.backbone.features": 8,
@@ -110,7 +113,7 @@ def test_truncated_newest_checkpoint_falls_back(
         patch.setattr(module.StageModule, "training_step", stop_in_third_epoch)
         with pytest.raises(TrainingError, match="stopped by the test"):
             fit(data, out=out, settings=SETTINGS, verbose=False)
-    newest = out / "checkpoints" / checkpoint.NEWEST
+    newest = out / "checkpoints" / "1" / checkpoint.NEWEST
     newest.write_bytes(newest.read_bytes()[:-1000])
     fit(out=out, resume=True)
     assert "going back to the one before" in capsys.readouterr().err
@@ -126,7 +129,7 @@ def test_kill_9_and_resume(data: Path, uninterrupted: Path, tmp_path: Path) -> N
     resume = [sys.executable, "-m", "lrpot.cli.main", "fit", "--resume", "--out", str(out)]
     # the uninterrupted run computed in this process; threads must agree for equal bits
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    for command, sign in ((start, "checkpoints/newest.ckpt"), (resume, "stages/2.pt")):
+    for command, sign in ((start, "checkpoints/1/newest.ckpt"), (resume, "stages/2.pt")):
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
         while not (out / sign).exists() and process.poll() is None and time.monotonic() < deadline:
@@ -135,6 +138,27 @@ def test_kill_9_and_resume(data: Path, uninterrupted: Path, tmp_path: Path) -> N
         process.send_signal(signal.SIGKILL)
         process.wait()
     subprocess.run(resume, env=environment, check=True, stdout=subprocess.DEVNULL)
+    assert_same(uninterrupted, out)
+
+
+def test_kill_between_the_end_of_a_stage_and_the_next(
+    data: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last checkpoint of a finished stage is not taken for one of the next."""
+    out = tmp_path / "run"
+    prepare = fit_module._Run._prepare
+
+    def stop_at_second(self: fit_module._Run, *args: object) -> object:
+        if len(self.done) == 2:
+            raise TrainingError("stopped by the test")
+        return prepare(self, *args)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_module._Run, "_prepare", stop_at_second)
+        with pytest.raises(TrainingError, match="stopped by the test"):
+            fit(data, out=out, settings=SETTINGS, verbose=False)
+    assert (out / "checkpoints/1/newest.ckpt").exists()
+    fit(out=out, resume=True, verbose=False)
     assert_same(uninterrupted, out)
 
 

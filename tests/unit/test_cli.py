@@ -397,7 +397,7 @@ def test_ctrl_c_in_fit_and_resume(tmp_path: Path) -> None:
     data, run = write_ionic_rows(tmp_path / "rows.extxyz", n=12), tmp_path / "run"
     settings = (*FIT_SETTINGS, "training.stages=1", "training.max_epochs=40")
     with start_cli("fit", data, "--out", run, "--set", *settings) as process:
-        _, errors = interrupt(process, (run / "checkpoints" / "newest.ckpt").exists)
+        _, errors = interrupt(process, (run / "checkpoints" / "1" / "newest.ckpt").exists)
     assert process.returncode == 130
     assert f"go on with: lrpot fit --resume --out {run}" in errors.splitlines()[-1]
     assert not (run / "model.pt").exists()

@@ -245,7 +245,7 @@ def test_not_finite_loss_stops_before_the_step_and_names_rows(
     monkeypatch.setattr(StageModule, "_loss", broken)
     with pytest.raises(TrainingError, match=r"not finite in .*, epoch 1, for rows \d+"):
         fit(data, out=tmp_path / "run", settings=SMALL, verbose=False)
-    assert (tmp_path / "run/checkpoints/newest.ckpt").exists()
+    assert (tmp_path / "run/checkpoints/1/newest.ckpt").exists()
     assert not (tmp_path / "run/model.pt").exists()
 
 
