@@ -105,8 +105,9 @@ def kernel(model: Potential, path: str | Path) -> Path:
         left.loglog(k, bare, color="0.5", ls="--", lw=1.2, label=r"bare Coulomb $2\pi k_e/k^2$")
         positive = phi > 0
         left.loglog(k[positive], phi[positive], color=_COLOURS[0], label=r"learned $\Phi(k)$")
-        if not bool(positive.all()):
-            left.loglog(k[~positive], -phi[~positive], color=_COLOURS[1], ls=":", label=r"learned, $-\Phi(k)$")
+        negative = phi < 0
+        if bool(negative.any()):
+            left.loglog(k[negative], -phi[negative], color=_COLOURS[1], ls=":", label=r"learned, $-\Phi(k)$")
         left.set(xlabel="|k| (1/Å)", ylabel=r"$\Phi$ (eV Å$^3$/e$^2$)", title="kernel in reciprocal space")
         left.set_ylim(float(bare.min()) * 1e-6, float(bare.max()) * 3)
         left.legend(fontsize=8)
