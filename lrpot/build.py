@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 from lrpot.backbones import BACKBONES
 from lrpot.backbones.painn import MAX_ATOMIC_NUMBER
 from lrpot.charges import CHARGES
 from lrpot.config import BackboneConfig, KernelConfig, ModelConfig
 from lrpot.errors import ConfigError
-from lrpot.kspace import FCN, CoulombComplement, FreeKernel, GaussianCoulomb, LearnedKernel, ReciprocalSum
-from lrpot.kspace.energy import splitting
+from lrpot.kspace import FCN, CoulombComplement, FreeKernel, GaussianCoulomb, LearnedKernel, ReciprocalSum, splitting
 from lrpot.potential import LongRange, Potential, ShortRange
 
 # Above this, what is left out of the Coulomb sum is larger than a good network's error.
@@ -44,8 +44,13 @@ def build_reciprocal(kernel: KernelConfig, backbone: BackboneConfig) -> tuple[Re
     """The reciprocal sum and, for a Coulomb kernel, its real-space half."""
     k_cutoff = resolve_k_cutoff(kernel, backbone.cutoff)
     fcn = FCN(k_cutoff, kernel.basis, kernel.hidden, kernel.layers).double()
+    settings: dict[str, Any] = {
+        "engine": kernel.engine,
+        "tolerance": kernel.engine_tolerance,
+        "envelope": kernel.envelope,
+    }
     if kernel.form == "free":
-        return ReciprocalSum(FreeKernel(fcn), k_cutoff, envelope=kernel.envelope), None
+        return ReciprocalSum(FreeKernel(fcn), k_cutoff, **settings), None
     sigma, left_out = splitting(backbone.cutoff, k_cutoff)
     onset = min(kernel.envelope, REAL_ONSET)
     # where the tapers begin, the exponent is onset^2 of what it is at the cutoffs
@@ -57,7 +62,7 @@ def build_reciprocal(kernel: KernelConfig, backbone: BackboneConfig) -> tuple[Re
             f"{backbone.cutoff:g} A leave out {left_out:.0e} of the Coulomb sum; raise k_cutoff to {needed:.1f} or more"
         )
     prior = GaussianCoulomb(sigma)
-    reciprocal = ReciprocalSum(LearnedKernel(prior, fcn), k_cutoff, envelope=kernel.envelope)
+    reciprocal = ReciprocalSum(LearnedKernel(prior, fcn), k_cutoff, **settings)
     if kernel.complement == "none":
         return reciprocal, None
     return reciprocal, CoulombComplement(prior, backbone.cutoff, onset=onset)

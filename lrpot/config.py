@@ -65,6 +65,14 @@ class KernelConfig(_Section):
         le=1e-4,
         description="What the two halves of the Coulomb sum may leave out, relative; for k_cutoff auto.",
     )
+    engine: Literal["auto", "separable", "nufft", "dense"] = Field(
+        "auto",
+        description="How the sum is computed: auto (exact for training and small cells, nufft for large ones), "
+        "separable (exact), nufft, dense (the plain sum, slow).",
+    )
+    engine_tolerance: float = Field(
+        1e-5, gt=0, lt=1, description="Relative error of long-range forces that engine nufft may make."
+    )
     envelope: float = Field(
         0.9, ge=0, le=1, description="Fraction of a cutoff at which its taper begins; 1: no envelope in k (published)."
     )

@@ -14,13 +14,12 @@ matplotlib.use("Agg")  # pictures go to files; no display is needed
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.integrate import simpson
 
 from lrpot.analysis import energy_drift
 from lrpot.evaluation import UNITS, Evaluation
 from lrpot.files import atomic_path
-from lrpot.kspace import ReciprocalSum
 from lrpot.potential import Potential
 from lrpot.structure import LABELS
 from lrpot.units import COULOMB_CONSTANT
@@ -88,7 +87,7 @@ def learning_curves(stages: Sequence[dict[str, Any]], path: str | Path) -> Path:
 
 
 def kernel(model: Potential, path: str | Path) -> Path:
-    """The learned Phi(|k|), and the energy of two unit charges in real space, each beside bare Coulomb."""
+    """The learned Phi(|k|), and the energy of two unit charges in real space, beside bare Coulomb and r^-6."""
     assert model.long is not None
     reciprocal = model.long.reciprocal
     k = torch.linspace(0.02, reciprocal.k_cutoff, 800, dtype=torch.float64)
@@ -96,24 +95,19 @@ def kernel(model: Potential, path: str | Path) -> Path:
         phi = reciprocal.phi(k)
     bare = 2.0 * math.pi * COULOMB_CONSTANT / k**2
     r = torch.linspace(0.5, 30.0, 400, dtype=torch.float64)
-    with torch.no_grad():
-        pair = _real_space(reciprocal, r)
-        if model.long.complement is not None:
-            pair = pair + model.long.complement.pair(r)
+    pair = model.long.pair_energy(r)
     with plt.rc_context(_STYLE):
         figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13.5, 3.8))
         left.loglog(k, bare, color="0.5", ls="--", lw=1.2, label=r"bare Coulomb $2\pi k_e/k^2$")
-        positive = phi > 0
-        left.loglog(k[positive], phi[positive], color=_COLOURS[0], label=r"learned $\Phi(k)$")
-        negative = phi < 0
-        if bool(negative.any()):
-            left.loglog(k[negative], -phi[negative], color=_COLOURS[1], ls=":", label=r"learned, $-\Phi(k)$")
+        _both_signs(left, k, phi, r"$\Phi(k)$")
         left.set(xlabel="|k| (1/Å)", ylabel=r"$\Phi$ (eV Å$^3$/e$^2$)", title="kernel in reciprocal space")
         left.set_ylim(float(bare.min()) * 1e-6, float(bare.max()) * 3)
         left.legend(fontsize=8)
-        middle.plot(r, COULOMB_CONSTANT / r, color="0.5", ls="--", lw=1.2, label=r"bare Coulomb $k_e/r$")
-        middle.plot(r, pair, color=_COLOURS[0], label="learned")
+        middle.loglog(r, COULOMB_CONSTANT / r, color="k", ls="--", lw=0.8, zorder=3, label=r"bare Coulomb $k_e/r$")
+        middle.loglog(r, r**-6.0, color="0.5", ls=":", lw=1.2, label=r"$r^{-6}$ (1 eV Å$^6$)")
+        _both_signs(middle, r, pair, "u(r)")
         middle.set(xlabel="r (Å)", ylabel="energy of two unit charges (eV)", title="in real space")
+        middle.set_ylim(1e-7, 2.0 * COULOMB_CONSTANT / float(r[0]))
         middle.legend(fontsize=8)
         right.plot(r, pair * r / COULOMB_CONSTANT - 1.0, color=_COLOURS[0])
         right.axhline(0.0, color="0.5", ls="--", lw=1.0)
@@ -147,13 +141,11 @@ def energy_conservation(
         return _save(figure, path)
 
 
-def _real_space(reciprocal: ReciprocalSum, r: torch.Tensor) -> torch.Tensor:
-    """Energy of two unit charges at distance r: 2 Phi transformed, (1/pi^2) int k^2 Phi(k) sin(kr)/(kr) dk."""
-    # Simpson's rule in steps of 0.002 / A, which resolves sin(kr) far beyond the distances shown
-    k = torch.linspace(0.0, reciprocal.k_cutoff, 2 * math.ceil(reciprocal.k_cutoff / 0.004) + 1, dtype=torch.float64)
-    k[0] = 1e-12  # k^2 Phi is finite at k = 0, Phi itself need not be
-    integrand = (k**2 * reciprocal.phi(k))[None, :] * torch.sinc(r[:, None] * k / math.pi)
-    return torch.from_numpy(simpson(integrand.numpy(), x=k.numpy(), axis=1)) / math.pi**2
+def _both_signs(axis: Axes, x: torch.Tensor, y: torch.Tensor, name: str) -> None:
+    """A curve on logarithmic axes; where it is negative, its opposite, dotted."""
+    for sign, colour, style, label in ((1, _COLOURS[0], "-", f"learned {name}"), (-1, _COLOURS[1], ":", f"-{name}")):
+        if bool((sign * y > 0).any()):
+            axis.loglog(x, torch.where(sign * y > 0, sign * y, torch.nan), color=colour, ls=style, label=label)
 
 
 def _thinned(reference: np.ndarray, difference: np.ndarray, most: int = 20_000) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ from torch_geometric.data import Data
 
 from lrpot.charges import EmbeddingCharges
 from lrpot.errors import StructureError
-from lrpot.kspace import CoulombComplement, ReciprocalSum
+from lrpot.kspace import ReciprocalSum
 from lrpot.structure import batch_index, edge_vectors
 
 # What the energy is the sum of: an energy per element, the network, charges and reciprocal core.
@@ -66,14 +66,12 @@ class LongRange(nn.Module):
             learn may be millions of times smaller than the sum itself.
     """
 
-    def __init__(
-        self, charges: EmbeddingCharges, reciprocal: ReciprocalSum, complement: CoulombComplement | None
-    ) -> None:
+    def __init__(self, charges: EmbeddingCharges, reciprocal: ReciprocalSum, complement: nn.Module | None) -> None:
         """
         Args:
             charges: see `lrpot.charges`.
             reciprocal: the sum over wave vectors.
-            complement: its real-space half, for a kernel with a Coulomb prior.
+            complement: its real-space half, for a kernel with a physical prior.
         """
         super().__init__()
         self.charges = charges
@@ -85,21 +83,23 @@ class LongRange(nn.Module):
         """Energies (G,), eV, float64, and charges (N, C), e.
 
         Raises:
-            StructureError: a structure that is not periodic in all three directions.
+            StructureError: see `ReciprocalSum.forward`.
         """
-        if not bool(batch.pbc.all()):
-            row = int(torch.nonzero(~batch.pbc.all(dim=1))[0])
-            raise StructureError(
-                f"structure {row} has pbc = {batch.pbc[row].tolist()}; the long-range part of this model needs all "
-                "three directions periodic: set pbc to True with enough vacuum, or use a model without long range"
-            )
         charges = self.charges(batch).to(self.dtype)
         index = batch_index(batch)
-        energy = self.reciprocal(batch.positions, charges, batch.cell, index)
+        energy = self.reciprocal(batch.positions, charges, batch.cell, index, batch.pbc)
         if self.complement is not None:
             distances = torch.linalg.vector_norm(vectors, dim=1)
-            energy = energy + self.complement(charges, batch.cell, index, batch.edge_index, distances)
+            # only a crystal has a background
+            volume = torch.linalg.det(batch.cell).abs().masked_fill(~batch.pbc.all(dim=1), torch.inf)
+            energy = energy + self.complement(charges, volume, index, batch.edge_index, distances)
         return energy, charges
+
+    def pair_energy(self, distances: Tensor) -> Tensor:
+        """(P,), eV/e^2: energy of two unit charges, alone in space, at (P,) distances in A."""
+        with torch.no_grad():
+            pair = self.reciprocal.real_space(distances)
+            return pair if self.complement is None else pair + self.complement.pair(distances)  # type: ignore[operator]
 
 
 class Potential(nn.Module):

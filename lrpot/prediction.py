@@ -16,10 +16,8 @@ from ase.data import chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from lrpot.data.readers import Row, read_rows, to_structures
-from lrpot.errors import StructureError
 from lrpot.evaluation import predict_structures
 from lrpot.files import atomic_path, write_text
-from lrpot.kspace import k_lattice
 from lrpot.model_file import load
 from lrpot.potential import Potential
 from lrpot.structure import Structure
@@ -132,16 +130,10 @@ def check_supported(model: Potential, structure: Structure) -> None:
     """Find out, before anything is computed, whether the long-range part of a model can treat a structure.
 
     Raises:
-        StructureError: it is not periodic in three directions, or its cell has too many wave vectors.
+        StructureError: it is periodic in one direction only, or its cell has no or too many wave vectors.
     """
-    if model.long is None:
-        return
-    if not bool(structure.pbc.all()):
-        raise StructureError(
-            f"pbc = {structure.pbc[0].tolist()}, but the long-range part of this model needs all three directions "
-            "periodic; set pbc to True with enough vacuum, or use a model without long range"
-        )
-    k_lattice(structure.cell[0], model.long.reciprocal.k_cutoff)
+    if model.long is not None:
+        model.long.reciprocal.check(structure.cell[0], structure.pbc[0])
 
 
 def summary(predictions: Sequence[Prediction]) -> tuple[list[str], list[list[str]]]:

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from lrpot.errors import ConfigError
+from lrpot.kspace.neutrality import NEUTRALITY, shift
 from lrpot.structure import batch_index
-
-NEUTRALITY = ("background", "shift")
 
 
 class EmbeddingCharges(nn.Module):
@@ -56,12 +55,7 @@ class EmbeddingCharges(nn.Module):
 
     def forward(self, batch: Data) -> Tensor:
         """(N, 1), e."""
-        charges = self.values[self.row[batch.numbers]]
+        charges = self.values[self.row[batch.numbers]][:, None]
         if self.neutrality == "shift":
-            index = batch_index(batch)
-            n_structures = batch.cell.shape[0]
-            ones = torch.ones_like(charges)
-            count = charges.new_zeros(n_structures).index_add(0, index, ones)
-            excess = charges.new_zeros(n_structures).index_add(0, index, charges) - batch.total_charge
-            charges = charges - (excess / count)[index]
-        return charges[:, None]
+            charges = shift(charges, batch_index(batch), batch.cell.shape[0], batch.total_charge)
+        return charges

@@ -206,8 +206,9 @@ def _coulomb(
         charges = (is_element[:, a] | is_element[:, b]).to(torch.float64)[:, None]
         index = torch.zeros_like(structure.numbers)
         distances = torch.linalg.vector_norm(edge_vectors(moved), dim=1)
+        volume = torch.linalg.det(structure.cell).abs()
         energy = reciprocal(positions, charges, structure.cell, index) + complement(
-            charges, structure.cell, index, structure.edge_index, distances
+            charges, volume, index, structure.edge_index, distances
         )
         (gradient,) = torch.autograd.grad(energy.sum(), positions)
         results[a, b] = np.append(-gradient.numpy().reshape(-1), energy.item())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ase.data import atomic_numbers, chemical_symbols
 from ase.formula import Formula
+from torch import nn
 
 from lrpot.charges.prefit import PrefitRefused, prefit_charges
 from lrpot.config import ChargesConfig
@@ -28,7 +29,7 @@ def starting_charges(
     config: ChargesConfig,
     structures: Sequence[Structure],
     reciprocal: ReciprocalSum,
-    complement: CoulombComplement | None,
+    complement: nn.Module | None,
 ) -> StartingCharges:
     """Charges as `config.init` asks; where the prefit refuses, oxidation states, and the reason is told.
 
@@ -40,7 +41,7 @@ def starting_charges(
         return StartingCharges(table_charges(config.init, elements), "the table in model.charges.init")
     if config.init == "zero":
         return StartingCharges(dict.fromkeys(elements, 0.0), "zero")
-    if config.init == "prefit" and complement is not None:
+    if config.init == "prefit" and isinstance(complement, CoulombComplement):
         try:
             fit = prefit_charges(structures, reciprocal, complement, pair_cutoff=config.pair_cutoff)
         except PrefitRefused as reason:

@@ -1,20 +1,25 @@
 """The reciprocal core: sums over wave vectors, as numerics on tensors. It knows no model."""
 
-from lrpot.kspace.energy import CoulombComplement, ReciprocalSum
-from lrpot.kspace.kernel import FCN, FreeKernel, GaussianCoulomb, LearnedKernel
+from lrpot.kspace.complement import ComplementByChannel, CoulombComplement, DispersionComplement, splitting
+from lrpot.kspace.energy import ReciprocalSum
+from lrpot.kspace.kernel import FCN, Dispersion, FreeKernel, GaussianCoulomb, KernelByChannel, LearnedKernel
 from lrpot.kspace.lattice import KLattice, k_lattice, reciprocal_cell
-from lrpot.kspace.structure_factor import structure_factor, structure_factor_separable
+from lrpot.kspace.structure_factor import structure_factor
 
 __all__ = [
     "FCN",
+    "ComplementByChannel",
     "CoulombComplement",
+    "Dispersion",
+    "DispersionComplement",
     "FreeKernel",
     "GaussianCoulomb",
     "KLattice",
+    "KernelByChannel",
     "LearnedKernel",
     "ReciprocalSum",
     "k_lattice",
     "reciprocal_cell",
+    "splitting",
     "structure_factor",
-    "structure_factor_separable",
 ]

@@ -1,24 +1,33 @@
-"""The reciprocal sum 1/V sum_k Phi(|k|) |S(k)|^2, and what completes a Coulomb kernel in real space."""
+"""The reciprocal sum 1/V sum_k Phi(|k|) |S(k)|^2: which engine computes what, under which boundary."""
 
 from __future__ import annotations
 
 import math
+import weakref
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lrpot.errors import ConfigError, ShapeError
-from lrpot.kspace.kernel import GaussianCoulomb
-from lrpot.kspace.lattice import KLattice, k_lattice, reciprocal_cell
-from lrpot.kspace.structure_factor import structure_factor, structure_factor_separable
+from lrpot.errors import ConfigError
+from lrpot.kspace.boundary import Boundary, boundary_of, extent_of, isolated_energy, radial_form, slab_energy
+from lrpot.kspace.kernel import Kernel
+from lrpot.kspace.lattice import MAX_KVECTORS, MAX_MODES, check_number, k_lattice, reciprocal_cell
+from lrpot.kspace.neutrality import NEUTRALITY, check_neutral, shift
+from lrpot.kspace.nufft import Mesh, choose_mesh
+from lrpot.kspace.plan import Plan, make_plan, volume_of
+from lrpot.kspace.quadratic import quadratic_form
+from lrpot.kspace.structure_factor import structure_factor
+from lrpot.kspace.system import System, check_finite, make_system
 from lrpot.smooth import taper
-from lrpot.units import COULOMB_CONSTANT
 
-ENGINES = ("dense", "separable")
+ENGINES = ("auto", "dense", "separable", "nufft")
 
-# kernel values by device and cell
-_PhiOfCell = OrderedDict[tuple[str, bytes], Tensor]
+# Bytes of weights that are kept from call to call.
+KEPT = 1 << 28
 
 
 class ReciprocalSum(nn.Module):
@@ -27,191 +36,367 @@ class ReciprocalSum(nn.Module):
     Phi is multiplied by an envelope that goes to zero with two continuous derivatives at the cutoff; without it the
     energy would jump whenever strain carries a wave vector across. `envelope=1.0` leaves it out (as published).
 
+    Structures that do not repeat in all directions get what the sum becomes there: of a slab that of a box with a gap
+    and the energy of its dipole, of a molecule an integral over k (see `lrpot.kspace.boundary`).
+
     Source: Yu et al. 2022, E_long.
     """
 
-    def __init__(self, kernel: nn.Module, k_cutoff: float, *, engine: str = "separable", envelope: float = 0.9) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        k_cutoff: float,
+        *,
+        engine: str = "auto",
+        tolerance: float = 1e-3,
+        envelope: float = 0.9,
+        neutrality: str = "background",
+        subtract_self: bool = False,
+    ) -> None:
         """
         Args:
-            kernel: module from (K,) wave numbers in 1/A to (K,) values in eV A^3 / e^2.
+            kernel: see `lrpot.kspace.kernel`; with a column for each channel of the charges, or one for all.
             k_cutoff: 1/A.
-            engine: "separable" or "dense" (the oracle); the same numbers.
+            engine: "separable" (exact; first and second derivatives), "nufft" (to the tolerance, O(N log N); first
+                derivatives), "auto" (the faster of both at inference, separable for a kernel that is being trained),
+                "dense" (the plain sum, to compare with).
+            tolerance: largest relative error of the forces that engine nufft may make (see `choose_mesh`).
             envelope: the fraction of k_cutoff at which the envelope leaves one.
+            neutrality: what is done about charges that do not add up to zero: "background" (kept; k = 0 is left out,
+                as if a uniform charge neutralised them), "shift" (their mean is taken off), "error".
+            subtract_self: take off the energy of each charge in its own field, so that an atom alone in its cell has
+                only the interaction with its images.
         Raises:
-            ConfigError: an unknown engine, or a number out of range.
+            ConfigError: an unknown engine or neutrality, or a number out of range.
         """
         super().__init__()
         if engine not in ENGINES:
             raise ConfigError(f"engine = {engine!r} is not known; choose one of {', '.join(ENGINES)}")
+        if neutrality not in (*NEUTRALITY, "error"):
+            raise ConfigError(f"neutrality = {neutrality!r}; choose one of {', '.join(NEUTRALITY)}, error")
         if not k_cutoff > 0.0:
             raise ConfigError(f"k_cutoff = {k_cutoff:g} 1/A: must be positive")
+        if not 0.0 < tolerance < 1.0:
+            raise ConfigError(f"tolerance = {tolerance:g}: must lie between 0 and 1 (relative error of forces)")
         if not 0.0 <= envelope <= 1.0:
             raise ConfigError(f"envelope = {envelope:g}: must lie between 0 and 1 (a fraction of k_cutoff)")
         self.kernel = kernel
         self.k_cutoff = float(k_cutoff)
         self.engine = engine
+        self.tolerance = float(tolerance)
         self.envelope = float(envelope)
-        self._fixed_cells: _PhiOfCell = OrderedDict()
-        self._fixed_state: tuple[object, ...] = ()
+        self.neutrality = neutrality
+        self.subtract_self = subtract_self
+        self._kept: _Derived | None = None
+        self._kept_state: tuple[object, ...] = ()
 
-    def forward(self, positions: Tensor, charges: Tensor, cell: Tensor, batch: Tensor | None = None) -> Tensor:
-        """Energies; differentiable in all three inputs to any order.
+    def forward(
+        self,
+        positions: Tensor,
+        charges: Tensor,
+        cell: Tensor,
+        batch: Tensor | None = None,
+        pbc: Tensor | None = None,
+    ) -> Tensor:
+        """Energies; differentiable in positions, charges, cell and the weights of the kernel (see `engine`).
 
         Args:
             positions: (N, 3), A; need not be wrapped.
-            charges: (N, C), e.
+            charges: (N, C), e. Their precision is that of the computation; energies are summed in float64.
             cell: (3, 3) or (G, 3, 3), rows are lattice vectors, A.
             batch: (N,) the structure of each atom, ascending; all belong to one if left out.
+            pbc: (3,) or (G, 3) bool, periodic along which vectors; along all if left out.
         Returns:
             (G,) float64, eV.
         Raises:
             ShapeError: the shapes disagree; both are printed.
-            StructureError: no wave vector below the cutoff, or too many.
+            StructureError: a number that is not finite, a cell without volume, no wave vector below the cutoff or too
+                many, periodicity along one vector only, or charges that neutrality "error" refuses.
         """
-        cells = cell.reshape(-1, 3, 3)
-        _check_shapes(positions, charges, cells, batch)
-        index = torch.zeros_like(positions[:, 0], dtype=torch.int64) if batch is None else batch
-        counts = torch.bincount(index, minlength=cells.shape[0]).tolist()
-        known = self._known_phi(cells)
-        energies = [
-            self._one(*parts, known)
-            for parts in zip(positions.split(counts), charges.split(counts), cells.unbind(), strict=True)
-        ]
-        return torch.stack(energies)
+        system = self._system(positions, charges, cell, batch, pbc)
+        derived = self._derived()
+        energy = positions.new_zeros(len(system), dtype=torch.float64)
+        for g in system.molecules:
+            energy = energy.index_add(0, system.index.new_tensor([g]), derived.molecule(*system.of_structure(g))[None])
+        for g, axis in system.slabs.items():
+            lacking = derived.slab(*system.of_structure(g), system.cells[g], axis)
+            energy = energy.index_add(0, system.index.new_tensor([g]), lacking[None])
+        if self.engine == "dense":
+            energy = energy + self._dense(system)
+        else:
+            plan = derived.plan(system)
+            fractional = system.fractional(plan.inverse)
+            for part in plan.parts:
+                inputs = part.of_atoms(fractional), part.of_atoms(system.charges)
+                energy = energy.index_add(0, part.structures, quadratic_form(*inputs, part.weights, part.engine))
+        if self.subtract_self:
+            own = system.charges**2 * derived.own_field().to(charges.device)
+            energy = energy - system.per_structure(own.sum(dim=1))
+        check_finite(energy.detach(), positions.detach(), charges.detach(), cell.detach())
+        return energy
+
+    def energy_forces(
+        self,
+        positions: Tensor,
+        charges: Tensor,
+        cell: Tensor,
+        batch: Tensor | None = None,
+        pbc: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Energies and forces without autograd, for fixed charges: the fast road at inference.
+
+        Args, Raises: as of `forward`.
+        Returns:
+            (G,) float64, eV; (N, 3) in the precision of the positions, eV/A.
+        """
+        energy, forces, _, _ = self._inference(positions, charges, cell, batch, pbc, stress=False)
+        return energy, forces
+
+    def energy_forces_stress(
+        self, positions: Tensor, charges: Tensor, cell: Tensor, batch: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same with the stress, (G, 3, 3), float64, eV/A^3, positive under tension; crystals only."""
+        energy, forces, _, stress = self._inference(positions, charges, cell, batch, None, stress=True)
+        assert stress is not None
+        return energy, forces, stress
+
+    def potential(
+        self,
+        positions: Tensor,
+        charges: Tensor,
+        cell: Tensor,
+        batch: Tensor | None = None,
+        pbc: Tensor | None = None,
+    ) -> Tensor:
+        """(N, C), eV/e: dE/dq, the potential at each atom (its own field included unless subtracted)."""
+        return self._inference(positions, charges, cell, batch, pbc, stress=False)[2]
+
+    def check(self, cell: Tensor, pbc: Tensor) -> None:
+        """Find out, before anything is computed, whether a structure can be treated.
+
+        Args:
+            cell: (3, 3), A. pbc: (3,) bool.
+        Raises:
+            StructureError: periodic along one vector only, a cell without volume, no wave vector or too many.
+        """
+        if boundary_of(pbc) is not Boundary.PERIODIC:
+            return
+        volume = volume_of(cell, 0)
+        check_number(volume, self.k_cutoff, MAX_MODES if self.engine in ("auto", "nufft") else MAX_KVECTORS)
+        if volume * self.k_cutoff**3 < 1e4:
+            k_lattice(cell, self.k_cutoff)
 
     def phi(self, k: Tensor) -> Tensor:
-        """(K,) kernel with envelope, eV A^3 / e^2, at (K,) wave numbers in 1/A."""
-        phi = self.kernel(k)
-        return phi if self.envelope == 1.0 else phi * taper(k, self.k_cutoff, self.envelope)
+        """(K,) or (K, C) kernel with envelope, eV A^3 / e^2, at (K,) wave numbers in 1/A."""
+        return self._with_envelope(self.kernel, k)
 
-    def _one(self, positions: Tensor, charges: Tensor, cell: Tensor, known: _PhiOfCell | None) -> Tensor:
-        lattice = k_lattice(cell, self.k_cutoff)
-        if self.engine == "dense":
-            kvectors = lattice.indices.to(cell.dtype) @ reciprocal_cell(cell)
-            amplitude = structure_factor(positions, charges, kvectors)
+    def real_space(self, distances: Tensor) -> Tensor:
+        """(P,) or (P, C), eV/e^2: energy of two unit charges at (P,) distances in A, alone in space."""
+        return radial_form(self.phi, self.k_cutoff, self.envelope, float(distances.max()))(distances)
+
+    def _with_envelope(self, kernel: nn.Module, k: Tensor) -> Tensor:
+        phi = kernel(k)
+        if self.envelope == 1.0:
+            return phi
+        envelope = taper(k, self.k_cutoff, self.envelope)
+        return phi * (envelope if phi.ndim == 1 else envelope[:, None])
+
+    def _system(
+        self, positions: Tensor, charges: Tensor, cell: Tensor, batch: Tensor | None, pbc: Tensor | None
+    ) -> System:
+        system = make_system(positions, charges, cell, batch, pbc, self.kernel)
+        if self.neutrality == "error":
+            check_neutral(charges, system.index, len(system))
+        elif self.neutrality == "shift":
+            system.charges = shift(charges, system.index, len(system))
+        return system
+
+    def _inference(
+        self,
+        positions: Tensor,
+        charges: Tensor,
+        cell: Tensor,
+        batch: Tensor | None,
+        pbc: Tensor | None,
+        *,
+        stress: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Energies (G,), forces (N, 3), potential (N, C), stress (G, 3, 3) or None."""
+        inputs = positions.detach(), charges.detach(), cell.detach(), batch, pbc
+        with torch.no_grad():
+            system = self._system(*inputs)
+            derived = self._derived()
+        if not system.crystals_only or self.engine == "dense" or self.neutrality == "shift" or self.subtract_self:
+            return self._by_autograd(*inputs, stress=stress)
+        strain = None
+        if stress:
+            # a tensor made in inference mode cannot be differentiated
+            with torch.inference_mode(False), torch.enable_grad():
+                cells = system.cells.clone()
+                strain = torch.zeros_like(cells, requires_grad=True)
+                plan = derived.plan(system.with_cells(cells @ _deformation(strain)))
         else:
-            fractional = positions @ torch.linalg.inv(cell)
-            # whole cells are taken off before anything else, so that a phase keeps its digits far from the origin
-            fractional = fractional - torch.floor(fractional.detach())
-            amplitude = structure_factor_separable(fractional.to(charges.dtype), charges, lattice)
-        power = (amplitude.real**2 + amplitude.imag**2).sum(dim=1).to(torch.float64)
-        volume = torch.linalg.det(cell).abs()
-        return 2.0 / volume * torch.dot(self._phi_on(lattice, cell, known), power)
+            plan = derived.plan(system)
+        with torch.no_grad():
+            fractional = system.fractional(plan.inverse)
+            found = [
+                part.engine.evaluate(
+                    part.of_atoms(fractional), part.of_atoms(system.charges), part.weights.detach(), power=stress
+                )
+                for part in plan.parts
+            ]
+            if len(found) == 1 and plan.parts[0].atoms is None:
+                energy, gradient = found[0]
+                slope, potential = gradient.fractional.flatten(0, 1), gradient.charges.flatten(0, 1)
+            else:
+                energy = fractional.new_zeros(len(system), dtype=torch.float64)
+                slope, potential = torch.zeros_like(fractional), torch.zeros_like(system.charges)
+                for part, (one, gradient) in zip(plan.parts, found, strict=True):
+                    energy[part.structures] = one
+                    slope[part.rows()] = gradient.fractional.flatten(0, 1)
+                    potential[part.rows()] = gradient.charges.flatten(0, 1)
+            forces = -system.slope(slope, plan.inverse).to(positions.dtype)
+            check_finite(energy, positions, charges, cell)
+        if strain is None:
+            return energy, forces, potential, None
+        powers = [gradient.power for _, gradient in found]
+        with torch.inference_mode(False):
+            (virial,) = torch.autograd.grad([part.weights for part in plan.parts], strain, powers)
+        return energy, forces, potential, virial / _volumes(system.cells)
 
-    def _known_phi(self, cells: Tensor) -> _PhiOfCell | None:
-        """Where kernel values by cell may be kept: not at all while a cell is being differentiated, for this batch
-        while the weights are, and from call to call otherwise, as in MD at constant volume."""
-        if cells.requires_grad:
-            return None
+    def _by_autograd(
+        self,
+        positions: Tensor,
+        charges: Tensor,
+        cell: Tensor,
+        batch: Tensor | None,
+        pbc: Tensor | None,
+        *,
+        stress: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        with torch.inference_mode(False), torch.enable_grad():
+            cells = cell.reshape(-1, 3, 3).double().clone()
+            positions, charges = positions.clone().requires_grad_(), charges.clone().requires_grad_()
+            strain = torch.zeros_like(cells, requires_grad=True)
+            deformation = _deformation(strain)
+            index = torch.zeros_like(positions[:, 0], dtype=torch.int64) if batch is None else batch
+            moved = torch.einsum("na,nab->nb", positions.double(), deformation[index])
+            energy = self(moved, charges, cells @ deformation, batch, pbc)
+            slope, potential, virial = torch.autograd.grad(energy.sum(), [positions, charges, strain])
+        return energy.detach(), -slope, potential, virial / _volumes(cells) if stress else None
+
+    def _dense(self, system: System) -> Tensor:
+        """(G,) by the plain sum, in the precision of the charges; zero for molecules."""
+        energies = [system.positions.new_zeros(())] * len(system)
+        for g, cell in enumerate(system.cells.unbind()):
+            if g in system.molecules:
+                continue
+            volume_of(cell.detach(), g)  # refuses a cell that has none
+            kvectors = k_lattice(cell, self.k_cutoff).indices.to(cell.dtype) @ reciprocal_cell(cell)
+            amplitude = structure_factor(*system.of_structure(g), kvectors)
+            power = (amplitude.real**2 + amplitude.imag**2).to(torch.float64)
+            phi = self.phi(torch.linalg.vector_norm(kvectors, dim=1)).reshape(len(kvectors), -1)
+            energies[g] = 2.0 / torch.linalg.det(cell).abs() * (phi.to(torch.float64) * power).sum()
+        return torch.stack(energies)
+
+    def _derived(self) -> _Derived:
+        """What follows from the kernel: kept as long as its weights stay what they are, made anew while they are
+        being trained."""
         weights = list(self.kernel.parameters())
-        # a tensor made in inference mode could not be used in a later call that is differentiated
-        if torch.is_inference_mode_enabled() or any(p.requires_grad or p.is_inference() for p in weights):
-            return OrderedDict()
+        if any(p.requires_grad or p.is_inference() for p in weights):
+            return _Derived(self, trained=any(p.requires_grad for p in weights))
         # an optimiser changes weights in place, which their version tells
-        state = (self.k_cutoff, self.envelope, *((p.data_ptr(), p._version) for p in weights))
-        if state != self._fixed_state:
-            self._fixed_cells.clear()
-            self._fixed_state = state
-        while len(self._fixed_cells) > 64:
-            self._fixed_cells.popitem(last=False)
-        return self._fixed_cells
-
-    def _phi_on(self, lattice: KLattice, cell: Tensor, known: _PhiOfCell | None) -> Tensor:
-        """(K,) float64, eV A^3 / e^2."""
-        key = (str(cell.device), cell.detach().cpu().numpy().tobytes())
-        if known is not None and key in known:
-            return known[key]
-        kvectors = lattice.indices.to(cell.dtype) @ reciprocal_cell(cell)
-        phi = self.phi(torch.linalg.vector_norm(kvectors, dim=1)).to(torch.float64)
-        if known is not None:
-            known[key] = phi
-        return phi
+        settings = (self.engine, self.tolerance, self.k_cutoff, self.envelope)
+        state = (*settings, *self.kernel.modules(), *((p.data_ptr(), p._version) for p in weights))
+        if self._kept is None or state != self._kept_state:
+            self._kept, self._kept_state = _Derived(self, trained=False), state
+        return self._kept
 
     def train(self, mode: bool = True) -> ReciprocalSum:
-        self._fixed_cells.clear()
+        self._kept = None
         return super().train(mode)
 
-    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
-        self._fixed_cells.clear()
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._kept = None
         super()._load_from_state_dict(*args, **kwargs)
 
-
-class CoulombComplement(nn.Module):
-    """What a reciprocal sum with a Gaussian Coulomb kernel lacks to the whole Coulomb energy of point charges.
-
-    sum_{i<j} q_i q_j k_e erfc(alpha r) / r over pairs inside the cutoff, minus the energy of each Gaussian in its own
-    field, minus the energy of a charged cell's Gaussians in the uniform background that neutralises it. The pair term
-    goes smoothly to zero at the cutoff.
-
-    Source: Ewald 1921; charged cells: Hub et al., J. Chem. Theory Comput. 10, 381 (2014), Eq. 4.
-    """
-
-    def __init__(self, kernel: GaussianCoulomb, cutoff: float, *, onset: float = 0.9) -> None:
-        """
-        Args:
-            kernel: the kernel of the reciprocal half.
-            cutoff: A; the edges given to `forward` must reach that far.
-            onset: the fraction of the cutoff at which the pair term begins to be tapered.
-        """
-        super().__init__()
-        if not 0.0 <= onset < 1.0:
-            raise ConfigError(f"onset = {onset:g}: must lie between 0 and 1, 1 not included (a fraction of the cutoff)")
-        self.alpha = kernel.alpha
-        self.cutoff = float(cutoff)
-        self.onset = float(onset)
-
-    def forward(self, charges: Tensor, cell: Tensor, batch: Tensor, edge_index: Tensor, distances: Tensor) -> Tensor:
-        """Energies.
-
-        Args:
-            charges: (N, C), e.
-            cell: (G, 3, 3), A.
-            batch: (N,) the structure of each atom.
-            edge_index: (2, E) neighbour and centre; every pair in both directions.
-            distances: (E,), A.
-        Returns:
-            (G,) float64, eV.
-        """
-        charges = charges.to(torch.float64)
-        neighbour, centre = edge_index
-        pair = (charges[neighbour] * charges[centre]).sum(dim=1) * self.pair(distances)
-        per_atom = -COULOMB_CONSTANT * self.alpha / math.sqrt(math.pi) * (charges**2).sum(dim=1)
-        per_atom = per_atom.index_add(0, centre, 0.5 * pair)
-        n_structures = cell.shape[0]
-        total = per_atom.new_zeros(n_structures).index_add(0, batch, per_atom)
-        net = charges.new_zeros(n_structures, charges.shape[1]).index_add(0, batch, charges)
-        background = math.pi * COULOMB_CONSTANT / (2.0 * self.alpha**2) / torch.linalg.det(cell).abs()
-        return total - background * (net**2).sum(dim=1)
-
-    def pair(self, distances: Tensor) -> Tensor:
-        """(E,), eV / e^2: the energy of two unit charges that the reciprocal half lacks, at distances in A."""
-        short = COULOMB_CONSTANT * torch.erfc(self.alpha * distances) / distances
-        return short * taper(distances, self.cutoff, self.onset)
+    def __getstate__(self) -> dict[str, Any]:
+        # copies and pickles make their own
+        return {**self.__dict__, "_kept": None}
 
 
-def splitting(cutoff: float, k_cutoff: float) -> tuple[float, float]:
-    """The width at which both halves of an Ewald sum are cut at the same depth.
+class _Derived:
+    """What follows from a kernel and costs time to find: its table, the mesh, the weights of cells that come again."""
 
-    erfc(alpha r_c) and exp(-k_c^2 / 4 alpha^2) have the same exponent r_c k_c / 2 when alpha = sqrt(k_c / (2 r_c)).
+    def __init__(self, owner: ReciprocalSum, *, trained: bool) -> None:
+        self.owner = weakref.proxy(owner)
+        self.trained = trained
+        self._plans: OrderedDict[tuple[object, ...], Plan] = OrderedDict()
+        self._meshes: dict[float, Mesh] = {}
+        self._pairs: dict[float, Callable[[Tensor], Tensor]] = {}
 
-    Args:
-        cutoff: r_c, A. k_cutoff: k_c, 1/A.
-    Returns:
-        sigma (A) of `GaussianCoulomb`, and the relative size exp(-r_c k_c / 2) of what is left out.
-    """
-    alpha = math.sqrt(k_cutoff / (2.0 * cutoff))
-    return 1.0 / (math.sqrt(2.0) * alpha), math.exp(-0.5 * cutoff * k_cutoff)
+    @cached_property
+    def kernel(self) -> nn.Module:
+        """The kernel, from a table if that is quicker."""
+        return self.owner.kernel.tabulated()
+
+    def mesh(self, skew: float) -> Mesh:
+        """For cells of this skew; see `lrpot.kspace.plan.skew_of`."""
+        if skew not in self._meshes:
+            self._meshes[skew] = choose_mesh(self.owner.phi, self.owner.k_cutoff, self.owner.tolerance / skew)
+        return self._meshes[skew]
+
+    def phi(self, k: Tensor) -> Tensor:
+        return self.owner._with_envelope(self.kernel, k)
+
+    def plan(self, system: System) -> Plan:
+        """The batch by engine and shape, with the weights of the sums."""
+        if self.trained or system.cells.requires_grad:
+            return self._make_plan(system)
+        cells = system.cells.cpu().numpy().tobytes()
+        key = (cells, str(system.cells.device), system.charges.dtype, *system.counts, -1, *system.molecules)
+        if key not in self._plans:
+            # tensors made in inference mode could not serve a later call that is differentiated
+            with torch.inference_mode(False), torch.no_grad():
+                self._plans[key] = self._make_plan(system.with_cells(system.cells.clone()))
+            while len(self._plans) > 1 and sum(plan.nbytes for plan in self._plans.values()) > KEPT:
+                self._plans.popitem(last=False)
+        self._plans.move_to_end(key)
+        return self._plans[key]
+
+    def own_field(self) -> Tensor:
+        """(1,) or (C,), eV/e^2: the energy of a unit charge in its own field."""
+        zero = torch.zeros(1, dtype=torch.float64)
+        return 0.5 * radial_form(self.phi, self.owner.k_cutoff, self.owner.envelope, 0.0)(zero).reshape(-1)
+
+    def molecule(self, positions: Tensor, charges: Tensor) -> Tensor:
+        """(), float64, eV: the energy of a structure that does not repeat."""
+        # in steps, so that a table serves many
+        reach = 8.0 * math.ceil(extent_of(positions) / 8.0 + 1e-6)
+        return isolated_energy(positions, charges, self._pair(reach))
+
+    def slab(self, positions: Tensor, charges: Tensor, box: Tensor, axis: int) -> Tensor:
+        """(), float64, eV: what the sum over the wave vectors of a slab's box lacks."""
+        owner = self.owner
+        return slab_energy(
+            positions, charges, box, axis, owner.kernel.coulomb, self.phi, owner.k_cutoff, owner.envelope
+        )
+
+    def _pair(self, reach: float) -> Callable[[Tensor], Tensor]:
+        if reach not in self._pairs:
+            self._pairs[reach] = radial_form(self.phi, self.owner.k_cutoff, self.owner.envelope, reach)
+        return self._pairs[reach]
+
+    def _make_plan(self, system: System) -> Plan:
+        # training on forces needs second derivatives
+        engine = "separable" if self.trained and self.owner.engine == "auto" else self.owner.engine
+        k_cutoff = self.owner.k_cutoff
+        return make_plan(engine, system, self.phi, k_cutoff, self.mesh)
 
 
-def _check_shapes(positions: Tensor, charges: Tensor, cells: Tensor, batch: Tensor | None) -> None:
-    n_atoms = positions.shape[0]
-    if positions.shape != (n_atoms, 3):
-        raise ShapeError(f"positions have shape {tuple(positions.shape)}; expected (N, 3)")
-    if charges.ndim != 2 or charges.shape[0] != n_atoms:
-        raise ShapeError(f"charges have shape {tuple(charges.shape)}; expected ({n_atoms}, channels)")
-    if batch is None and cells.shape[0] != 1:
-        raise ShapeError(f"{cells.shape[0]} cells but no batch index; give (N,) the structure of each atom")
-    if batch is not None and batch.shape != (n_atoms,):
-        raise ShapeError(f"batch has shape {tuple(batch.shape)}; expected ({n_atoms},)")
-    if batch is not None and bool((batch[1:] < batch[:-1]).any()):
-        raise ShapeError("batch is not ascending; sort the atoms by structure")
+def _deformation(strain: Tensor) -> Tensor:
+    return torch.eye(3, dtype=strain.dtype, device=strain.device) + 0.5 * (strain + strain.mT)
+
+
+def _volumes(cells: Tensor) -> Tensor:
+    return torch.linalg.det(cells).abs()[:, None, None]

@@ -14,6 +14,8 @@ from lrpot.errors import StructureError
 
 # One structure factor of this many wave vectors takes about a gigabyte with its derivatives.
 MAX_KVECTORS = 4_000_000
+# On a mesh, about five.
+MAX_MODES = 30_000_000
 
 
 @dataclass(frozen=True)
@@ -24,21 +26,20 @@ class KLattice:
     same for both, so sums count each kept vector twice.
 
     The separable structure factor works on products of a first index n1 >= 0 and a column +-(n2, n3), where only one
-    of each pair of columns is needed; `row`, `column` and `sign` say where each triple is found there.
+    of each pair of columns is needed; `place` says where each triple is found there.
 
     Attributes:
         indices: (K, 3) int64.
         rows: (H,) int64, the values of n1.
         columns: (M, 2) int64, the values of (n2, n3), one of each pair.
-        place: (K,) int64, row * M + column of each triple.
-        sign: (K,) int8, +1 where the triple is (n1, n2, n3) of its row and column, -1 where it is (n1, -n2, -n3).
+        place: (K,) int64, where each triple stands in an array (2, H, M): first all (n1, n2, n3) of row and column,
+            then all (n1, -n2, -n3).
     """
 
     indices: Tensor
     rows: Tensor
     columns: Tensor
     place: Tensor
-    sign: Tensor
 
     def __len__(self) -> int:
         return self.indices.shape[0]
@@ -74,13 +75,7 @@ def k_lattice(cell: Tensor, k_cutoff: float) -> KLattice:
 def _k_lattice(cell_bytes: bytes, k_cutoff: float) -> KLattice:
     cell = np.frombuffer(cell_bytes).reshape(3, 3)
     volume = abs(np.linalg.det(cell))
-    # the half sphere's volume over the volume (2 pi)^3 / V of one reciprocal cell
-    expected = volume * k_cutoff**3 / (12.0 * math.pi**2)
-    if expected > MAX_KVECTORS:
-        raise StructureError(
-            f"a cell of {volume:.3g} A^3 has about {expected:.2g} wave vectors below k_cutoff = {k_cutoff:g} 1/A, "
-            f"more than {MAX_KVECTORS:.0e}; remove vacuum from the cell or lower k_cutoff"
-        )
+    check_number(volume, k_cutoff, MAX_KVECTORS)
     # |n_i| = |k . a_i| / 2 pi <= k_cutoff |a_i| / 2 pi
     n_max = np.floor(k_cutoff * np.linalg.norm(cell, axis=1) / (2.0 * math.pi)).astype(int)
     n1, n2, n3 = (int(n) for n in n_max)
@@ -90,19 +85,38 @@ def _k_lattice(cell_bytes: bytes, k_cutoff: float) -> KLattice:
     k_squared = ((grid @ (2.0 * math.pi * np.linalg.inv(cell).T)) ** 2).sum(axis=1)
     indices = grid[_upper(grid) & (k_squared < k_cutoff**2)]
     if len(indices) == 0:
-        raise StructureError(
-            f"no wave vector lies below k_cutoff = {k_cutoff:g} 1/A in a cell of {volume:.3g} A^3; raise k_cutoff"
-        )
+        raise no_wave_vector(volume, k_cutoff)
     sign = np.where(_upper(indices[:, 1:]) | ~indices[:, 1:].any(axis=1), 1, -1)
     columns, column = np.unique(indices[:, 1:] * sign[:, None], axis=0, return_inverse=True)
-    place = indices[:, 0] * len(columns) + column.reshape(-1)
+    place = ((sign < 0) * (n1 + 1) + indices[:, 0]) * len(columns) + column.reshape(-1)
     return KLattice(
         indices=torch.from_numpy(indices),
         rows=torch.arange(n1 + 1),
         columns=torch.from_numpy(columns),
         place=torch.from_numpy(place),
-        sign=torch.from_numpy(sign.astype(np.int8)),
     )
+
+
+def no_wave_vector(volume: float, k_cutoff: float) -> StructureError:
+    """The error of a sphere that holds none."""
+    return StructureError(
+        f"no wave vector lies below k_cutoff = {k_cutoff:g} 1/A in a cell of {volume:.3g} A^3; raise k_cutoff"
+    )
+
+
+def check_number(volume: float, k_cutoff: float, limit: int) -> None:
+    """Estimate the number of wave vectors before any memory is taken.
+
+    Raises:
+        StructureError: more than the limit.
+    """
+    # the half sphere's volume over the volume (2 pi)^3 / V of one reciprocal cell
+    expected = volume * k_cutoff**3 / (12.0 * math.pi**2)
+    if expected > limit:
+        raise StructureError(
+            f"a cell of {volume:.3g} A^3 has about {expected:.2g} wave vectors below k_cutoff = {k_cutoff:g} 1/A, "
+            f"more than {limit:.0e}; remove vacuum from the cell or lower k_cutoff"
+        )
 
 
 def _upper(indices: np.ndarray) -> np.ndarray:

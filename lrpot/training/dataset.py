@@ -12,7 +12,8 @@ from ase.data import chemical_symbols
 from lrpot.config import FitConfig
 from lrpot.console import Console
 from lrpot.data.readers import read_rows, to_structures
-from lrpot.errors import DataError, StructureError
+from lrpot.errors import DataError
+from lrpot.kspace.boundary import boundary_of
 from lrpot.structure import LABELS, Structure
 
 
@@ -43,11 +44,8 @@ def read_data(config: FitConfig, console: Console) -> FitData:
     skip = console.warn if data.skip_bad_rows else None
 
     def check(structure: Structure) -> None:
-        if config.model.kernel.form != "none" and not bool(structure.pbc.all()):
-            raise StructureError(
-                f"has pbc = {structure.pbc[0].tolist()}, but the long range needs all three directions periodic; set "
-                "pbc to True with enough vacuum, or fit with --kernel none"
-            )
+        if config.model.kernel.form != "none":
+            boundary_of(structure.pbc[0])
 
     def read(file: str, elements: list[int] | None = None) -> list[Structure]:
         rows = read_rows(file)

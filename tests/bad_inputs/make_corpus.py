@@ -79,7 +79,7 @@ def crystals() -> dict[str, bytes]:
         "wrong_units": row(cell=CUBE.replace("2.82", "2.82e-10"), atom="Cl 2.82e-10 0.0 0.0 -0.1 0.0 0.0"),
         "unknown_element": row(atom="K 2.82 0.0 0.0 -0.1 0.0 0.0"),
         "no_element": row(atom="Qq 2.82 0.0 0.0 -0.1 0.0 0.0"),
-        "slab": row(pbc="T T F"),
+        "chain": row(pbc="T F F"),
         "truncated": row()[:-20],
         "wrong_count": row().replace("2\n", "3\n", 1),
     }

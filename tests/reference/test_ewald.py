@@ -19,8 +19,7 @@ from pymatgen.core import Structure as Crystal
 from torch import Tensor
 
 from lrpot.data.neighbours import add_edges
-from lrpot.kspace import CoulombComplement, GaussianCoulomb, ReciprocalSum
-from lrpot.kspace.energy import splitting
+from lrpot.kspace import CoulombComplement, GaussianCoulomb, ReciprocalSum, splitting
 from lrpot.structure import Structure, edge_vectors, make_structure
 from lrpot.units import COULOMB_CONSTANT
 
@@ -67,7 +66,7 @@ def coulomb(
     q = charges[:, None]
     in_k = reciprocal(moved.positions, q, moved.cell, index)[0]
     distances = torch.linalg.vector_norm(edge_vectors(moved), dim=1)
-    in_r = complement(q, moved.cell, index, moved.edge_index, distances)[0]
+    in_r = complement(q, torch.linalg.det(moved.cell).abs(), index, moved.edge_index, distances)[0]
     result = {"energy": in_k + in_r, "reciprocal": in_k, "complement": in_r}
     if derivatives:
         gradients = torch.autograd.grad(in_k + in_r, [s.positions, strain])

@@ -233,13 +233,31 @@ def test_one_atom_in_its_cell() -> None:
     np.testing.assert_allclose(atoms.get_forces(), 0.0, atol=1e-12)
 
 
+@pytest.mark.parametrize("pbc", [[True, True, False], [False] * 3], ids=str)
+def test_slabs_and_molecules(pbc: list[bool], atoms: Atoms) -> None:
+    atoms.calc = LRCalculator(small_model())
+    crystal = atoms.get_potential_energy()
+    atoms.pbc = pbc
+    energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+    assert abs(energy - crystal) > 0.1
+    some = [0, 7]
+    numerical = calculate_numerical_forces(atoms, eps=1e-3, iatoms=some)
+    np.testing.assert_allclose(forces[some], numerical, atol=DIFFERENCE_TOLERANCE)
+    cell = atoms.cell.array
+    cell[[not flag for flag in pbc]] *= 3.0
+    atoms.set_cell(cell)
+    assert atoms.get_potential_energy() == pytest.approx(energy, abs=1e-9)
+    with pytest.raises(StructureError, match="stress is defined only for a crystal that is periodic"):
+        atoms.get_stress()
+
+
 # --- refusals
 
 
 def test_partly_periodic_crystals(atoms: Atoms) -> None:
-    atoms.pbc = [True, True, False]
+    atoms.pbc = [True, False, False]
     atoms.calc = LRCalculator(small_model())
-    with pytest.raises(StructureError, match="three directions periodic: set pbc to True"):
+    with pytest.raises(StructureError, match=r"pbc = \[True, False, False\]: a chain, .* is not supported"):
         atoms.get_potential_energy()
     atoms.calc = LRCalculator(small_model("none"))
     assert np.isfinite(atoms.get_potential_energy())

@@ -1,8 +1,10 @@
-"""Kernels of |k|: what they start as, their limits and smoothness, Fourier pairs; the taper and the envelope."""
+"""Kernels of |k|: what they start as, limits and smoothness, Fourier pairs, tables; the taper and the envelope."""
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,7 +14,18 @@ from scipy.special import erf
 from torch import Tensor, nn
 
 from lrpot.errors import ConfigError
-from lrpot.kspace import FCN, FreeKernel, GaussianCoulomb, LearnedKernel, ReciprocalSum
+from lrpot.kspace import (
+    FCN,
+    Dispersion,
+    DispersionComplement,
+    FreeKernel,
+    GaussianCoulomb,
+    KernelByChannel,
+    LearnedKernel,
+    ReciprocalSum,
+)
+from lrpot.kspace.boundary import radial_form
+from lrpot.kspace.kernel import KNOTS, TABLE_ERROR, EvenTable, Kernel
 from lrpot.smooth import taper
 from lrpot.units import COULOMB_CONSTANT
 
@@ -151,6 +164,312 @@ def test_a_width_that_is_not_positive_is_refused() -> None:
     for sigma in (0.0, -1.0, math.nan):
         with pytest.raises(ConfigError, match="must be positive"):
             GaussianCoulomb(sigma)
+
+
+@pytest.mark.parametrize("beta", [0.3, 0.9])
+@pytest.mark.parametrize("k", [0.0, 0.1, 0.8, 3.0])
+def test_dispersion_is_the_transform_of_the_smooth_part(beta: float, k: float) -> None:
+    """Phi = -1/2 int g(r) exp(ik.r) d3r, because each pair is in |S|^2 twice."""
+    kernel = Dispersion(beta)
+
+    def g(r: float) -> float:
+        x2 = (beta * r) ** 2
+        if x2 < 0.01:  # the difference of near numbers; its series
+            return beta**6 * (1 / 6 - x2 / 8 + x2**2 / 20 - x2**3 / 72)
+        return -(math.expm1(-x2) + math.exp(-x2) * (x2 + 0.5 * x2**2)) / r**6
+
+    if k == 0.0:
+        transform = 4 * math.pi * quad(lambda r: g(r) * r**2, 0, np.inf, epsabs=1e-14, epsrel=1e-12, limit=400)[0]
+    else:
+        near = quad(lambda r: g(r) * r, 0, 20 / beta, weight="sin", wvar=k, epsabs=1e-14, limit=400)[0]
+        far = quad(lambda r: g(r) * r, 20 / beta, np.inf, weight="sin", wvar=k, epsabs=1e-14, limlst=200)[0]
+        transform = 4 * math.pi * (near + far) / k
+    phi = float(kernel(torch.tensor([k], dtype=torch.float64)))
+    assert phi == pytest.approx(-0.5 * transform, abs=TRANSFORM_TOLERANCE * abs(kernel.at_zero))
+
+
+@pytest.mark.parametrize("r", [0.05, 1.0, 2.5, 6.0])
+def test_the_smooth_part_of_dispersion_transforms_back(r: float) -> None:
+    """u(r) = -g(r), and pairs of the complement add up with it to -1 / r^6."""
+    beta = 0.7
+    kernel = Dispersion(beta)
+
+    def integrand(k: float) -> float:
+        return float(kernel(torch.tensor([k], dtype=torch.float64))) * k**2 * np.sinc(k * r / np.pi)
+
+    u = quad(integrand, 0, 40 * beta, epsabs=1e-13, epsrel=1e-12, limit=400)[0] / np.pi**2
+    x2 = (beta * r) ** 2
+    if r > 0.1:
+        assert u == pytest.approx((math.exp(-x2) * (1 + x2 + 0.5 * x2**2) - 1) / r**6, rel=TRANSFORM_TOLERANCE)
+        bare = DispersionComplement(kernel, 50.0).pair(torch.tensor([r], dtype=torch.float64)).item()
+        assert u + bare == pytest.approx(-(r**-6.0), rel=TRANSFORM_TOLERANCE)
+    else:
+        assert u == pytest.approx(-(beta**6) * (1 / 6 - x2 / 8), rel=1e-5)
+        assert DispersionComplement(kernel, 50.0).own_field == pytest.approx(beta**6 / 12)
+
+
+def crystal(seed: int = 4) -> tuple[Tensor, Tensor, Tensor]:
+    """Positions (5, 3), charges (5, 1) of dispersion and a triclinic cell of a crystal."""
+    generator = torch.Generator().manual_seed(seed)
+    cell = torch.tensor([[5.1, 0.2, -0.4], [1.3, 4.4, 0.6], [-0.7, 0.9, 4.8]], dtype=torch.float64)
+    places = [[0.0, 0.0, 0.0], [0.5, 0.5, 0.1], [0.5, 0.1, 0.55], [0.1, 0.5, 0.5], [0.75, 0.8, 0.75]]
+    charges = 0.5 + torch.rand(5, 1, generator=generator, dtype=torch.float64)
+    return torch.tensor(places, dtype=torch.float64) @ cell, charges, cell
+
+
+def dispersion_sum(positions: Tensor, charges: Tensor, cell: Tensor, beta: float, cutoff: float) -> Tensor:
+    """(): both halves, with all pairs within the cutoff."""
+    kernel = Dispersion(beta)
+    n = math.ceil(cutoff / 3.5)
+    shifts = torch.cartesian_prod(*[torch.arange(-n, n + 1, dtype=torch.float64)] * 3) @ cell
+    squared = ((positions[:, None, None] - positions[None, :, None] + shifts) ** 2).sum(dim=3)
+    one, other, image = ((squared > 1e-6) & (squared < cutoff**2)).nonzero().unbind(dim=1)
+    index, volume = torch.zeros(len(positions), dtype=torch.int64), torch.linalg.det(cell).abs().reshape(1)
+    distances = torch.sqrt(squared[one, other, image])
+    in_k = ReciprocalSum(kernel, 13.0 * beta, engine="separable")(positions, charges, cell)
+    edges = torch.stack([one, other])
+    return (in_k + DispersionComplement(kernel, cutoff)(charges, volume, index, edges, distances))[0]
+
+
+def test_dispersion_of_a_crystal_is_the_sum_of_pairs() -> None:
+    """Pair by pair up to 50 A, fading out into a continuum."""
+    positions, charges, cell = crystal()
+    x, q, a = positions.numpy(), charges[:, 0].numpy(), cell.numpy()
+    volume, reach = abs(np.linalg.det(a)), 50.0
+
+    def fade(r: np.ndarray) -> np.ndarray:
+        t = np.clip((r - 0.2 * reach) / (0.8 * reach), 0.0, 1.0)
+        return 1.0 - t**4 * (35.0 - 84.0 * t + 70.0 * t**2 - 20.0 * t**3)
+
+    n = np.ceil(reach / 3.5)
+    shifts = np.array(list(itertools.product(np.arange(-n, n + 1), repeat=3))) @ a
+    total = 0.0
+    for i, j in itertools.product(range(len(q)), repeat=2):
+        r = np.linalg.norm(x[i] - x[j] + shifts, axis=1)
+        r = r[(r > 1e-6) & (r < reach)]
+        total -= 0.5 * q[i] * q[j] * np.sum(fade(r) / r**6)
+    tail = quad(lambda r: (1 - fade(np.array(r))) * r**-4.0, 0.2 * reach, np.inf, epsabs=1e-16, limit=200)[0]
+    total -= 2.0 * math.pi * q.sum() ** 2 / volume * tail
+    for beta, cutoff in ((0.6, 11.0), (0.9, 8.0)):
+        found = dispersion_sum(positions, charges, cell, beta, cutoff).item()
+        assert found == pytest.approx(total, rel=1e-9)
+
+
+def test_forces_and_stress_of_dispersion_do_not_depend_on_the_splitting() -> None:
+    positions, charges, cell = crystal()
+    found = []
+    for beta, cutoff in ((0.6, 11.0), (0.9, 8.0)):
+        x, strain = positions.clone().requires_grad_(), torch.zeros(3, 3, dtype=torch.float64, requires_grad=True)
+        deformation = torch.eye(3, dtype=torch.float64) + strain
+        energy = dispersion_sum(x @ deformation, charges, cell @ deformation, beta, cutoff)
+        found.append(torch.autograd.grad(energy, [x, strain]))
+    for one, other in zip(*found, strict=True):
+        assert float(one.abs().max()) > 1e-4
+        torch.testing.assert_close(one, other, rtol=0.0, atol=1e-9 * float(found[0][1].abs().max()))
+
+
+# --- limits of long waves
+
+
+LIMITS: dict[str, Callable[[], Kernel]] = {
+    "coulomb": lambda: GaussianCoulomb(0.7),
+    "dispersion": lambda: Dispersion(0.5),
+    "learned coulomb": lambda: LearnedKernel(GaussianCoulomb(0.7), random_fcn()),
+    "learned dispersion": lambda: LearnedKernel(Dispersion(0.5), random_fcn()),
+    "free": lambda: FreeKernel(random_fcn()),
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_coulomb_is_what_remains_of_k_squared_phi(name: str) -> None:
+    kernel = LIMITS[name]()
+    k = torch.tensor([1e-3, 1e-6], dtype=torch.float64)
+    with torch.no_grad():
+        remains = k**2 * kernel(k)
+    assert float(remains[1]) == pytest.approx(float(kernel.coulomb), abs=1e-7)
+    assert (kernel.coulomb != 0.0) == ("coulomb" in name)
+
+
+@pytest.mark.parametrize("kernel", [GaussianCoulomb(0.7), Dispersion(0.5)], ids=["coulomb", "dispersion"])
+def test_at_zero_is_what_remains_of_phi(kernel: GaussianCoulomb | Dispersion) -> None:
+    k = torch.tensor([2e-2, 1e-2], dtype=torch.float64)
+    rest = kernel(k) - kernel.coulomb / k**2
+    # the next term is of second order: extrapolated
+    assert float(4.0 * rest[1] - rest[0]) / 3.0 == pytest.approx(kernel.at_zero, rel=1e-4)
+    assert abs(float(rest[0]) / kernel.at_zero - 1.0) > 1e-6
+
+
+def test_a_kernel_by_channel_has_the_limits_of_each() -> None:
+    kernels = [LIMITS[name]() for name in ("learned coulomb", "dispersion", "free")]
+    kernel = KernelByChannel(kernels)
+    k = torch.tensor([1e-6, 1.0], dtype=torch.float64)
+    values = kernel(k)
+    assert values.shape == (2, 3)
+    for column, single in enumerate(kernels):
+        assert torch.equal(values[:, column], single(k))
+        assert float(kernel.coulomb[column]) == single.coulomb
+    assert kernel.coulomb.dtype == torch.float64
+    torch.testing.assert_close(k[0] ** 2 * values[0], kernel.coulomb, rtol=0.0, atol=1e-7)
+    assert kernel.reach == max(single.reach for single in kernels) > 0.0
+    assert KernelByChannel(kernels[1:2]).reach == 0.0
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0])
+def test_beyond_its_reach_a_learned_kernel_does_not_act(scale: float) -> None:
+    prior, fcn = GaussianCoulomb(0.7), random_fcn(scale=scale)
+    kernel = LearnedKernel(prior, fcn)
+    r = torch.linspace(0.0, 2.0 * kernel.reach, 800, dtype=torch.float64)
+
+    def learned_part(k: Tensor) -> Tensor:
+        return (kernel(k) - prior(k)) * taper(k, K_CUTOFF, 0.9)
+
+    with torch.no_grad():
+        u = radial_form(learned_part, K_CUTOFF, 0.9, 2.0 * kernel.reach)(r)
+    # of a plane of charges, which is what a slab sees of another
+    left = (r * u.abs()).flip(0).cumsum(0).flip(0)
+    assert float(left[400] / left[0]) < 1e-4
+    assert float(left[200] / left[0]) > 1e-5  # at half of it, it does
+
+
+# --- tables
+
+
+@pytest.mark.parametrize("settings", [{}, {"basis": 1}, {"basis": 40, "hidden": 16}, {"layers": 4}])
+def test_table_is_as_exact_as_it_says(settings: dict[str, int]) -> None:
+    fcn = random_fcn(**settings).requires_grad_(False)
+    table = EvenTable(fcn, K_CUTOFF)
+    k = torch.linspace(0.0, K_CUTOFF, 40001, dtype=torch.float64)
+    exact = fcn(k)
+    error = float((table(k) - exact).abs().max() / exact.abs().max())
+    assert error < TABLE_ERROR
+    assert table.error(fcn) < TABLE_ERROR
+    # the measure is honest where the table is bad
+    with torch.no_grad():
+        fcn.first.weight *= 1.01
+    if settings != {"basis": 1}:
+        error = float((table(k) - fcn(k)).abs().max() / fcn(k).abs().max())
+        assert table.error(fcn) == pytest.approx(error, rel=0.02)
+        assert error > 1e-4
+
+
+def test_table_takes_as_many_knots_as_the_function_needs() -> None:
+    def wave(n: int) -> Callable[[Tensor], Tensor]:
+        return lambda k: torch.cos(n * math.pi * k / K_CUTOFF)
+
+    slow, fast = EvenTable(wave(3), K_CUTOFF), EvenTable(wave(200), K_CUTOFF)
+    assert slow.knots == KNOTS < fast.knots
+    for table, n in ((slow, 3), (fast, 200)):
+        k = ks(10001, start=0.0)
+        assert float((table(k) - wave(n)(k)).abs().max()) < 2.0 * TABLE_ERROR
+
+
+def test_table_is_smooth_at_its_knots() -> None:
+    """Four derivatives from both sides, on a table so coarse that they would differ if they could."""
+    fcn = random_fcn(basis=40).requires_grad_(False)
+    table = EvenTable(fcn, K_CUTOFF)
+    c = table.coefficients
+    at_end = torch.zeros(table.knots, 5, dtype=torch.float64)
+    at_start = torch.zeros_like(at_end)
+    for order in range(5):
+        for power in range(order, 6):
+            at_end[:, order] += math.perm(power, order) * c[:, power]
+        at_start[:, order] = math.factorial(order) * c[:, order]
+    scale = c.abs().amax(dim=0)
+    for order in range(5):
+        jump = float((at_end[:-1, order] - at_start[1:, order]).abs().max())
+        assert jump < 1e-13 * float(scale[0]), order
+    # even about both ends: odd derivatives vanish
+    assert float(at_start[0, [1, 3]].abs().max()) < 1e-13 * float(scale[0])
+    assert float(at_end[-1, [1, 3]].abs().max()) < 1e-13 * float(scale[0])
+
+
+def test_table_has_the_derivatives_of_the_function() -> None:
+    fcn = random_fcn().requires_grad_(False)
+    table = EvenTable(fcn, K_CUTOFF)
+    scales = [1.0, table.knots / K_CUTOFF, (table.knots / K_CUTOFF) ** 2]
+    for x in (1e-6, 0.013, 1.7, 3.0, 5.99):
+        for one, other, scale in zip(derivatives(table, x), derivatives(fcn, x), scales, strict=True):
+            assert one == pytest.approx(other, abs=1e-11 * scale)
+
+
+def test_table_comes_back_beyond_its_end() -> None:
+    """As the cosines of the basis do; an autograd leaf that strain carries past the end must not break."""
+    fcn = random_fcn().requires_grad_(False)
+    table = EvenTable(fcn, K_CUTOFF)
+    k = torch.linspace(0.9 * K_CUTOFF, 5.0 * K_CUTOFF, 333, dtype=torch.float64)
+    torch.testing.assert_close(table(k), fcn(k), rtol=0.0, atol=1e-11)
+    assert derivatives(table, 1.2 * K_CUTOFF)[1] == pytest.approx(derivatives(fcn, 1.2 * K_CUTOFF)[1], rel=1e-8)
+
+
+def test_a_table_of_weights_in_training_has_their_gradient() -> None:
+    """First derivatives, and those of the slope in k, which a loss of stress needs."""
+    fcn = random_fcn(hidden=8)
+    table = EvenTable(fcn, K_CUTOFF)
+    assert table.coefficients.requires_grad
+    seed = torch.randn(60, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = []
+    for function in (table, fcn):
+        k = ks(60).requires_grad_()
+        values = (seed * function(k)).sum()
+        (slope,) = torch.autograd.grad(values, k, create_graph=True)
+        found.append(torch.autograd.grad(values + (slope * seed.flip(0)).sum(), list(fcn.parameters())))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8 * float(other.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["learned coulomb", "learned dispersion", "free"])
+def test_tabulated_kernels_are_the_kernels(name: str) -> None:
+    kernel = LIMITS[name]().requires_grad_(False)
+    table = kernel.tabulated()
+    k = torch.linspace(1e-4, K_CUTOFF, 20001, dtype=torch.float64)
+    assert table is not kernel
+    assert float(((table(k) - kernel(k)) / kernel(k).abs().clamp(min=kernel(k).abs().median())).abs().max()) < 1e-10
+    assert LIMITS["coulomb"]().requires_grad_(False).tabulated()(k).shape == k.shape
+
+
+def test_a_tabulated_kernel_by_channel_is_one_of_tables() -> None:
+    kernel = KernelByChannel([LIMITS[name]() for name in LIMITS]).requires_grad_(False)
+    table = kernel.tabulated()
+    torch.testing.assert_close(table(ks()), kernel(ks()), rtol=1e-10, atol=1e-12)
+    for name in ("coulomb", "dispersion"):
+        assert LIMITS[name]().tabulated()(ks()).equal(LIMITS[name]()(ks()))
+
+
+# --- kernels of users
+
+
+class Yukawa(Kernel):
+    """Charges that a medium screens: it needs no more than a formula, and may learn its numbers."""
+
+    def __init__(self, kappa: float) -> None:
+        super().__init__()
+        self.kappa = nn.Parameter(torch.tensor(kappa, dtype=torch.float64))
+
+    def forward(self, k: Tensor) -> Tensor:
+        return torch.exp(-0.5 * k**2) / (k**2 + self.kappa**2)
+
+
+@pytest.mark.parametrize("pbc", [[True] * 3, [True, False, True], [False] * 3])
+def test_a_kernel_of_a_user(pbc: list[bool]) -> None:
+    positions, charges, cell = crystal()
+    flags = torch.tensor(pbc)
+    kernel = Yukawa(0.8)
+    assert (kernel.coulomb, kernel.reach) == (0.0, 0.0)
+    assert kernel.tabulated() is kernel
+    summed = ReciprocalSum(kernel, K_CUTOFF)
+    energy = summed(positions, charges, cell, pbc=flags).sum()
+    (gradient,) = torch.autograd.grad(energy, kernel.kappa)
+    moved = [ReciprocalSum(Yukawa(0.8 + step), K_CUTOFF) for step in (1e-4, -1e-4)]
+    values = [other(positions, charges, cell, pbc=flags).item() for other in moved]
+    assert gradient.item() == pytest.approx((values[0] - values[1]) / 2e-4, rel=1e-6)
+    dense = ReciprocalSum(kernel, K_CUTOFF, engine="dense")(positions, charges, cell, pbc=flags)
+    assert energy.item() == pytest.approx(dense.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("beta", [0.0, -1.0, math.nan])
+def test_a_splitting_parameter_that_is_not_positive_is_refused(beta: float) -> None:
+    with pytest.raises(ConfigError, match="must be positive"):
+        Dispersion(beta)
 
 
 # --- taper and envelope

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -60,16 +61,30 @@ def test_every_vector_of_the_sphere_is_there_once(case: str, random_cell) -> Non
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_place_and_sign_find_each_triple(case: str, random_cell) -> None:
+def test_place_finds_each_triple_once(case: str, random_cell) -> None:
     lattice = lattice_of(*cells(random_cell)[case])
-    assert len(lattice) == len(lattice.indices) == len(lattice.place) == len(lattice.sign)
-    assert set(lattice.sign.tolist()) <= {1, -1}
-    row, column = lattice.place // len(lattice.columns), lattice.place % len(lattice.columns)
-    found = torch.cat([lattice.rows[row][:, None], lattice.sign[:, None] * lattice.columns[column]], dim=1)
-    assert torch.equal(found, lattice.indices)
+    shape = len(lattice.rows), len(lattice.columns)
+    # the array (2, H, M): all of row and column, then all of row and opposite column
+    array = torch.empty(2, *shape, 3, dtype=torch.int64)
+    array[..., 0] = lattice.rows[:, None]
+    array[..., 1:] = torch.stack([lattice.columns, -lattice.columns])[:, None]
+    assert torch.equal(array.reshape(-1, 3)[lattice.place], lattice.indices)
+    assert len(lattice.place.unique()) == len(lattice)
+    assert torch.equal(lattice.rows, torch.arange(len(lattice.rows)))
     # only one of each pair of columns is kept, which is what the layout is for
-    columns = set(map(tuple, lattice.columns.tolist()))
-    assert not {(-a, -b) for a, b in columns if (a, b) != (0, 0)} & columns
+    kept = set(map(tuple, lattice.columns.tolist()))
+    assert len(kept) == len(lattice.columns)
+    assert not {(-a, -b) for a, b in kept if (a, b) != (0, 0)} & kept
+
+
+def test_a_lattice_moves_whole(random_cell) -> None:
+    lattice = lattice_of(random_cell(0, 60.0), 5.0)
+    moved = lattice.to(torch.device("meta"))
+    for field in fields(KLattice):
+        there, here = getattr(moved, field.name), getattr(lattice, field.name)
+        assert there.device.type == "meta"
+        assert there.shape == here.shape
+        assert there.dtype == here.dtype == torch.int64
 
 
 def test_a_primitive_cell_and_its_shear_have_the_same_vectors(random_cell) -> None:
@@ -126,4 +141,4 @@ def test_vectors_made_in_inference_mode_serve_a_differentiated_call(random_cell)
     with torch.inference_mode():
         k_lattice(cell, 5.0)
     lattice = k_lattice(cell, 5.0)
-    assert not any(getattr(lattice, name).is_inference() for name in ("indices", "rows", "columns", "place", "sign"))
+    assert not any(getattr(lattice, name).is_inference() for name in ("indices", "rows", "columns", "place"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -21,8 +22,8 @@ def test_both_halves_of_the_kernel_in_real_space_are_coulomb() -> None:
     """Before training, reciprocal half + complement = k_e / r at every distance, to what the envelopes leave out."""
     model = build_potential(make_config(None, {"model.kernel.tolerance": 1e-9}).model, [11, 17])
     r = torch.linspace(0.5, 30.0, 60, dtype=torch.float64)
-    with torch.no_grad():
-        pair = plots._real_space(model.long.reciprocal, r) + model.long.complement.pair(r)
+    pair = model.long.pair_energy(r)
+    assert not pair.requires_grad
     # 1e-7: the tapers start at 0.9 of both cutoffs, where 1e-9 is still (1e-9)^0.81 = 5e-8
     torch.testing.assert_close(pair, COULOMB_CONSTANT / r, rtol=1e-7, atol=0)
 
@@ -33,6 +34,20 @@ def test_kernel_picture(tmp_path: Path, form: str) -> None:
     torch.manual_seed(0)
     torch.nn.init.normal_(model.long.reciprocal.kernel.fcn.last.weight)
     assert is_picture(plots.kernel(model, tmp_path / "kernel.png"))
+
+
+@pytest.mark.parametrize("signs", [(1,), (-1,), (1, -1)], ids=str)
+def test_both_signs_are_drawn_on_logarithmic_axes(signs: tuple[int, ...]) -> None:
+    """A negative value has no place on a logarithmic axis: its opposite is drawn instead, and said so."""
+    x = torch.linspace(1.0, 2.0, 10, dtype=torch.float64)
+    y = x * torch.tensor(signs, dtype=torch.float64).repeat_interleave(10 // len(signs))
+    figure, axis = plt.subplots()
+    plots._both_signs(axis, x, y, "u")
+    curves = {line.get_label(): line.get_ydata() for line in axis.get_lines()}
+    plt.close(figure)
+    assert list(curves) == [{1: "learned u", -1: "-u"}[sign] for sign in signs]
+    for sign, values in zip(signs, curves.values(), strict=True):
+        np.testing.assert_array_equal(values, np.where(sign * y.numpy() > 0, x.numpy(), np.nan))
 
 
 def test_parity_picture_of_all_quantities(tmp_path: Path) -> None:

@@ -20,8 +20,7 @@ from lrpot.config import BackboneConfig, ChargesConfig, KernelConfig
 from lrpot.data.neighbours import add_edges
 from lrpot.data.readers import read_rows, to_structures
 from lrpot.errors import ConfigError
-from lrpot.kspace import CoulombComplement, GaussianCoulomb, ReciprocalSum
-from lrpot.kspace.energy import splitting
+from lrpot.kspace import CoulombComplement, GaussianCoulomb, ReciprocalSum, splitting
 from lrpot.structure import Structure, edge_vectors, make_structure
 
 SAMPLE_TOLERANCE = 1e-5  # e: pure Coulomb labels of pymatgen; the tapers leave out 1e-7^0.81 = 2e-6
@@ -56,7 +55,8 @@ def labelled(atoms: Atoms, charges: Mapping[str, float], repulsion: Pairs) -> St
     q = torch.tensor([[charges[symbol]] for symbol in atoms.symbols], dtype=torch.float64)
     distances = torch.linalg.vector_norm(edge_vectors(s), dim=1)
     energy = ReciprocalSum(kernel, k_cutoff)(s.positions, q, s.cell, index).sum()
-    energy = energy + CoulombComplement(kernel, cutoff)(q, s.cell, index, s.edge_index, distances).sum()
+    volume = torch.linalg.det(s.cell).abs()
+    energy = energy + CoulombComplement(kernel, cutoff)(q, volume, index, s.edge_index, distances).sum()
     energy = energy + 0.5 * _repulsion(atoms, repulsion, s.edge_index, distances)
     (gradient,) = torch.autograd.grad(energy, s.positions)
     return add_edges(

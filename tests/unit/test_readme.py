@@ -24,7 +24,7 @@ def blocks(language: str) -> list[str]:
 def test_commands_and_python_run_in_an_empty_directory(tmp_path: Path) -> None:
     scripts = Path(sys.executable).parent
     environment = os.environ | {"PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
-    (commands,), (code,) = blocks("bash"), blocks("python")
+    (commands,), code = blocks("bash"), "\n".join(blocks("python"))
     shell = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", commands], cwd=tmp_path, env=environment, text=True, capture_output=True
     )
