@@ -28,6 +28,7 @@ from lrpot.kspace import (
     ReciprocalSum,
     energy,
     k_lattice,
+    plan,
     splitting,
 )
 from lrpot.kspace.lattice import MAX_KVECTORS
@@ -172,6 +173,23 @@ def test_batch_equals_single(engine: str, random_crystal) -> None:
     alone = torch.cat([reciprocal(s.positions, q, s.cell) for s, q in zip(structures, charges, strict=True)])
     assert together.shape == (4,)
     torch.testing.assert_close(together, alone, rtol=BATCH_TOLERANCE, atol=0)
+
+
+def test_auto_trains_with_second_derivatives(random_crystal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nufft is the faster one it is taken at inference alone, for it has first derivatives only."""
+    monkeypatch.setattr(plan, "_is_faster", lambda *_: True)
+    x = inputs_of(random_crystal(0, 6))
+    reciprocal = ReciprocalSum(learned(), K_CUTOFF, engine="auto", tolerance=1e-3)
+    exact = ReciprocalSum(learned(), K_CUTOFF, engine="dense")
+    force_losses = []
+    for one in (reciprocal, exact):
+        positions = x.positions.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(one(positions, x.charges, x.cell).sum(), positions, create_graph=True)
+        force_losses.append(torch.autograd.grad((slope**2).sum(), one.kernel.fcn.last.weight)[0])
+    assert relative(*force_losses) < 1e-10
+    reciprocal.requires_grad_(False)
+    of_mesh = reciprocal(x.positions, x.charges, x.cell)
+    assert 1e-9 < relative(of_mesh, exact(x.positions, x.charges, x.cell).detach()) < 1e-2
 
 
 def test_inputs_are_left_as_they_are(random_crystal) -> None:
