@@ -7,10 +7,10 @@ import difflib
 import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from lrpot.errors import ConfigError
 
@@ -19,8 +19,8 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
 
 
-class BackboneConfig(_Section):
-    """The short-range network."""
+class PaiNNConfig(_Section):
+    """PaiNN, the polarizable interaction network."""
 
     name: Literal["painn"] = Field("painn", description="Which network.")
     features: int = Field(64, ge=1, description="Width: features per atom.")
@@ -30,6 +30,46 @@ class BackboneConfig(_Section):
     cutoff_function: Literal["smooth", "cosine"] = Field(
         "smooth", description="smooth: two continuous derivatives; cosine: one (SchNetPack's)."
     )
+
+
+class DimeNetPlusPlusConfig(_Section):
+    """DimeNet++, directional message passing over triplets."""
+
+    name: Literal["dimenet++"] = Field("dimenet++", description="Which network.")
+    features: int = Field(128, ge=1, description="Width: features per atom and per edge.")
+    interactions: int = Field(4, ge=1, description="Message-passing steps.")
+    triplet_features: int = Field(64, ge=1, description="Width of the triplets' messages.")
+    basis_features: int = Field(8, ge=1, description="Width in which the bases are embedded.")
+    output_features: int = Field(256, ge=1, description="Width of the output blocks.")
+    radial_basis: int = Field(6, ge=1, description="Bessel functions in the distance.")
+    spherical_basis: int = Field(7, ge=2, description="Spherical harmonics in the angle.")
+    envelope_exponent: int = Field(5, ge=2, description="Exponent p of the polynomial envelope.")
+    cutoff: float = Field(5.0, gt=0, description="Reach of an edge, A.")
+
+
+class EquivariantConfig(_Section):
+    """An E(3)-equivariant network of tensor products (NequIP's kind)."""
+
+    name: Literal["equivariant"] = Field("equivariant", description="Which network.")
+    features: int = Field(32, ge=1, description="Width: features of every order l and parity.")
+    lmax: int = Field(1, ge=0, le=4, description="Highest order l of features and spherical harmonics.")
+    interactions: int = Field(3, ge=1, description="Message-passing steps.")
+    radial_basis: int = Field(8, ge=1, description="Bessel functions in the distance.")
+    radial_hidden: int = Field(64, ge=1, description="Width of the network that makes the radial weights.")
+    cutoff: float = Field(5.0, gt=0, description="Reach of an edge, A.")
+
+
+def _backbone_name(section: Any) -> Any:
+    """Which of the networks a section describes; without a name it is PaiNN's."""
+    return section.get("name", "painn") if isinstance(section, Mapping) else getattr(section, "name", None)
+
+
+BackboneConfig = Annotated[
+    Annotated[PaiNNConfig, Tag("painn")]
+    | Annotated[DimeNetPlusPlusConfig, Tag("dimenet++")]
+    | Annotated[EquivariantConfig, Tag("equivariant")],
+    Discriminator(_backbone_name),
+]
 
 
 class ChargesConfig(_Section):
@@ -87,7 +127,7 @@ class KernelConfig(_Section):
 class ModelConfig(_Section):
     """What the potential consists of."""
 
-    backbone: BackboneConfig = Field(BackboneConfig(), description="The short-range network.")
+    backbone: BackboneConfig = Field(PaiNNConfig(), description="The short-range network.")
     charges: ChargesConfig = Field(ChargesConfig(), description="The charges of the long-range part.")
     kernel: KernelConfig = Field(KernelConfig(), description="The learned kernel.")
 
@@ -223,14 +263,21 @@ def parse_settings(words: Iterable[str]) -> dict[str, Any]:
 
 def field_names(section: type[BaseModel] = FitConfig, prefix: str = "") -> list[str]:
     """The dotted names of all settings."""
-    names = []
+    names: dict[str, None] = {}  # a set that keeps the order
     for name, field in section.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            names += field_names(kind, f"{prefix}{name}.")
-        else:
-            names.append(prefix + name)
-    return names
+        sections = _sections(field.annotation)
+        for kind in sections:
+            names |= dict.fromkeys(field_names(kind, f"{prefix}{name}."))
+        if not sections:
+            names[prefix + name] = None
+    return list(names)
+
+
+def _sections(kind: Any) -> list[type[BaseModel]]:
+    """The sections that a field of this type may hold: itself, or those of a union."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return [kind]
+    return [section for part in get_args(kind) for section in _sections(part)]
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -272,14 +319,38 @@ def _nested_copy(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _explain(error: ValidationError) -> str:
     problem = error.errors()[0]
-    place = [str(part) for part in problem["loc"]]
-    name = ".".join(part for part in place if not part.startswith(("literal[", "float", "dict[")))
+    section, place = locate(problem["loc"])
+    name = ".".join(place)
+    if problem["type"] == "union_tag_invalid":
+        return f"{name}.name = {problem['ctx']['tag']!r}: choose one of {problem['ctx']['expected_tags']}"
+    if problem["type"] == "union_tag_not_found":
+        return f"{name} = {reprlib.repr(problem['input'])}: expected a section, such as {{name: painn, cutoff: 5.0}}"
     if problem["type"] == "extra_forbidden":
-        section: Any = FitConfig
-        for part in place[:-1]:
-            section = section.model_fields[part].annotation
         near = difflib.get_close_matches(place[-1], section.model_fields, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(section.model_fields)}"
         return f"setting {name} does not exist; {hint}"
     message = problem["msg"].removeprefix("Value error, ")
     return f"{name} = {reprlib.repr(problem['input'])}: {message}" if name else message
+
+
+def locate(path: tuple[int | str, ...], section: type[BaseModel] = FitConfig) -> tuple[type[BaseModel], list[str]]:
+    """Where pydantic found an error: the section, and the name without the tag or type chosen of a union.
+
+    Args:
+        path: the `loc` of an error. section: what was validated.
+    """
+    choices: list[type[BaseModel]] = []
+    place: list[str] = []
+    for part in map(str, path):
+        chosen = [kind for kind in choices if len(choices) > 1 and kind.model_fields["name"].default == part]
+        if chosen:
+            section, choices = chosen[0], []
+            continue
+        if part.startswith(("literal[", "float", "dict[")):
+            continue
+        place.append(part)
+        field = section.model_fields.get(part)
+        choices = _sections(field.annotation) if field else []
+        if len(choices) == 1:
+            section = choices[0]
+    return section, place

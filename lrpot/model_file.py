@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lrpot._version import __version__
 from lrpot.build import build_potential
-from lrpot.config import ModelConfig
+from lrpot.config import ModelConfig, locate
 from lrpot.errors import ConfigError, LrpotError, ModelFileError
 from lrpot.files import atomic_path
 from lrpot.potential import Potential
@@ -193,7 +193,7 @@ def _check_header(path: Path, header: object) -> tuple[ModelInfo, ModelConfig, l
         config = ModelConfig.model_validate(info.config.get("model"))
     except ValidationError as error:
         problem = error.errors()[0]
-        name = ".".join(map(str, problem["loc"])) or "config.model"
+        name = ".".join(locate(problem["loc"], ModelConfig)[1]) or "config.model"
         raise ModelFileError(f"{path}: is damaged (model.json, {name}: {problem['msg']}); {damaged}") from error
     unknown = [symbol for symbol in info.elements if atomic_numbers.get(symbol, 0) < 1]
     if unknown or not info.elements:

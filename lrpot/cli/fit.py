@@ -42,7 +42,8 @@ def fit(
         Schedule | None, typer.Option("--schedule", help="What each stage sees.", show_default="auto")
     ] = None,
     backbone: Annotated[
-        str | None, typer.Option("--backbone", help="Short-range network: painn.", show_default="painn")
+        str | None,
+        typer.Option("--backbone", help="Short-range network: painn, dimenet++ or equivariant.", show_default="painn"),
     ] = None,
     charges: Annotated[
         str | None, typer.Option("--charges", help="Charge model: embedding.", show_default="embedding")

@@ -60,12 +60,41 @@ def test_lengths_and_wave_numbers_say_their_unit() -> None:
                 assert ("1/A" in field.description) if name.startswith("k_") else (" A" in field.description)
 
 
+BACKBONES = ("painn", "dimenet++", "equivariant")
+
+
 def test_names_are_those_of_the_sections() -> None:
     names = field_names()
     assert len(names) == len(set(names))
     assert {"data.train", "model.backbone.cutoff", "model.kernel.k_cutoff", "training.max_epochs"} <= set(names)
-    for name in names:
-        get(make_config(), name)
+    for backbone in BACKBONES:
+        config = make_config(None, {"model.backbone.name": backbone})
+        own = {f"model.backbone.{name}" for name in type(config.model.backbone).model_fields}
+        assert own <= set(names)
+        for name in names:
+            if not name.startswith("model.backbone.") or name in own:
+                get(config, name)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_backbone_has_its_own_settings(backbone: str) -> None:
+    config = make_config(None, {"model.backbone.name": backbone, "model.backbone.cutoff": 4.5})
+    assert (config.model.backbone.name, config.model.backbone.cutoff) == (backbone, 4.5)
+    assert make_config(yaml.safe_load(config.to_yaml())) == config
+    with pytest.raises(ConfigError, match=r"model\.backbone\.cutof does not exist; did you mean cutoff\?"):
+        make_config({"model": {"backbone": {"name": backbone, "cutof": 4.5}}})
+
+
+def test_settings_of_another_backbone_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"model\.backbone\.lmax does not exist; known here: name, features"):
+        make_config(None, {"model.backbone.lmax": 2})
+    with pytest.raises(ConfigError, match=r"model\.backbone\.lmax = 9: Input should be less than or equal to 4"):
+        make_config(None, {"model.backbone.name": "equivariant", "model.backbone.lmax": 9})
+
+
+def test_a_backbone_that_is_not_a_section_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"model\.backbone = 'painn': expected a section, such as \{name: painn"):
+        make_config({"model": {"backbone": "painn"}})
 
 
 # --- round trips

@@ -16,7 +16,7 @@ from torch import Tensor
 from lrpot.build import build_reciprocal
 from lrpot.charges.prefit import Prefit, PrefitRefused, prefit_charges
 from lrpot.charges.start import starting_charges
-from lrpot.config import BackboneConfig, ChargesConfig, KernelConfig
+from lrpot.config import ChargesConfig, KernelConfig, PaiNNConfig
 from lrpot.data.neighbours import add_edges
 from lrpot.data.readers import read_rows, to_structures
 from lrpot.errors import ConfigError
@@ -35,7 +35,7 @@ Pairs = Mapping[tuple[str, str], tuple[float, float]]
 @pytest.fixture(scope="module")
 def sums() -> tuple[ReciprocalSum, CoulombComplement]:
     """Both halves of the Coulomb energy as a fit has them, with a deep cut."""
-    reciprocal, complement = build_reciprocal(KernelConfig(tolerance=1e-7), BackboneConfig(cutoff=CUTOFF))
+    reciprocal, complement = build_reciprocal(KernelConfig(tolerance=1e-7), PaiNNConfig(cutoff=CUTOFF))
     assert complement is not None
     return reciprocal, complement
 
@@ -125,7 +125,7 @@ def test_charges_of_the_nacl_sample(n: int | None, sums) -> None:
 
 
 def test_default_settings_leave_out_little(sums) -> None:
-    fit = prefit_charges(sample()[:3], *build_reciprocal(KernelConfig(), BackboneConfig(cutoff=CUTOFF)))
+    fit = prefit_charges(sample()[:3], *build_reciprocal(KernelConfig(), PaiNNConfig(cutoff=CUTOFF)))
     assert largest_error(fit, {11: 1.0, 17: -1.0}) < DEFAULT_TOLERANCE
 
 
