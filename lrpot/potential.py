@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from lrpot.backbones.messages import positions_only
 from lrpot.charges import EmbeddingCharges
 from lrpot.errors import StructureError
 from lrpot.kspace import ReciprocalSum
@@ -169,7 +170,8 @@ class Potential(nn.Module):
             if inputs:
                 # the zero keeps an atom without neighbours, whose energy is a constant, differentiable
                 total = output["energy"].sum() + sum(0.0 * x.sum() for x in inputs)
-                gradients = torch.autograd.grad(total, inputs, create_graph=create_graph, materialize_grads=True)
+                with positions_only():  # nobody else holds these inputs
+                    gradients = torch.autograd.grad(total, inputs, create_graph=create_graph, materialize_grads=True)
                 if forces:
                     output["forces"] = -gradients[0]
                 if stress:

@@ -7,16 +7,23 @@ its parameters have the same names and shapes, so that weights move between the 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from lrpot.backbones.features import AtomFeatures
+from lrpot.backbones.messages import FusedMessages, plain_messages
+from lrpot.backbones.radial import spline_coefficients
 from lrpot.errors import ConfigError
 from lrpot.smooth import taper
 
 MAX_ATOMIC_NUMBER = 118
+
+# Intervals of the filters' splines per width of a Gaussian: values of the basis to 1e-8 and 1e-14, slopes to 2e-7 and
+# 1e-12 of the largest (tests/unit/test_radial.py).
+INTERVALS = {torch.float32: 8, torch.float64: 96}
 
 
 class PaiNN(nn.Module):
@@ -58,27 +65,51 @@ class PaiNN(nn.Module):
         self.filter_net = _linear(radial_basis, interactions * 3 * features)
         self.interactions = nn.ModuleList(_Interaction(features) for _ in range(interactions))
         self.mixing = nn.ModuleList(_Mixing(features) for _ in range(interactions))
+        self._splines: dict[tuple[object, ...], Tensor] = {}
 
     def forward(self, batch: Data, vectors: Tensor) -> AtomFeatures:
         """Features of every atom.
 
         Args:
             batch: `numbers` (N,) and `edge_index` (2, E) are read.
-            vectors: (E, 3), A, from centre to neighbour, no longer than the cutoff, in the precision of the weights.
+            vectors: (E, 3), A, from centre to neighbour, in the precision of the weights; beyond the cutoff, an edge
+                has no effect.
         """
-        neighbour, centre = batch.edge_index
-        distances = torch.linalg.vector_norm(vectors, dim=1)
-        directions = (vectors / distances[:, None])[:, :, None]
-        gaussians = torch.exp(-0.5 / self.width**2 * (distances[:, None] - self.centres) ** 2)
-        filters = self.filter_net(gaussians) * self._cutoff(distances)[:, None]
-
         scalar = self.embedding(batch.numbers)
-        vector = scalar.new_zeros(scalar.shape[0], 3, self.features)
-        steps = zip(self.interactions, self.mixing, filters.split(3 * self.features, dim=1), strict=True)
-        for step, (interact, mix, weights) in enumerate(steps):
-            scalar, vector = interact(scalar, vector, weights, directions, centre, neighbour, first=step == 0)
+        vector = None
+        send = self._messages(batch, vectors)
+        for step, (interact, mix) in enumerate(zip(self.interactions, self.mixing, strict=True)):
+            scalar, vector = send(step, interact(scalar), scalar, vector)
             scalar, vector = mix(scalar, vector)
         return AtomFeatures(scalar, vector)
+
+    def _messages(self, batch: Data, vectors: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
+        """The messages of a step: (step, phi, scalar, vector) -> scalar, vector."""
+        steps = len(self.interactions)
+        if vectors.device.type == "cpu":
+            spline = self._spline(vectors.dtype)
+            weights = torch.cat([self.filter_net.weight, self.filter_net.bias[:, None]], dim=1)
+            tables = spline @ weights.view(steps, 3 * self.features, -1).mT
+            edges = FusedMessages(batch.edge_index, vectors, len(batch.numbers), self.cutoff, len(spline) - 5)
+            return lambda step, *features: edges(tables[step], *features)
+        neighbour, centre = batch.edge_index
+        basis = self._tapered_basis(torch.linalg.vector_norm(vectors, dim=1))
+        filters = torch.nn.functional.linear(basis[:, :-1], self.filter_net.weight)
+        filters = (filters + basis[:, -1:] * self.filter_net.bias).split(3 * self.features, dim=1)
+        return lambda step, *features: plain_messages(filters[step], vectors, neighbour, centre, *features)
+
+    def _spline(self, dtype: torch.dtype) -> Tensor:
+        """(K + 5, radial_basis + 1): splines of the functions of `_tapered_basis`."""
+        key = (dtype, *self.centres.tolist())  # loaded weights may bring other centres
+        if key not in self._splines:
+            intervals = INTERVALS[dtype] * (len(self.centres) - 1)
+            self._splines[key] = spline_coefficients(self._tapered_basis, self.cutoff, intervals).to(dtype)
+        return self._splines[key]
+
+    def _tapered_basis(self, distances: Tensor) -> Tensor:
+        """(E, radial_basis + 1): the Gaussians and 1, times the cutoff function, at (E,) distances."""
+        gaussians = torch.exp(-0.5 / self.width**2 * (distances[:, None] - self.centres.to(distances.dtype)) ** 2)
+        return torch.cat([gaussians, torch.ones_like(gaussians[:, :1])], dim=1) * self._cutoff(distances)[:, None]
 
     def _cutoff(self, distances: Tensor) -> Tensor:
         if self.cutoff_function == "smooth":
@@ -88,7 +119,7 @@ class PaiNN(nn.Module):
 
 
 class _Interaction(nn.Module):
-    """Messages along edges. Source: Schütt et al. 2021, Eqs. 7 and 8."""
+    """What an atom sends along its edges. Source: Schütt et al. 2021, Eqs. 7 and 8."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -96,25 +127,9 @@ class _Interaction(nn.Module):
             _linear(features, features, activated=True), _linear(features, 3 * features)
         )
 
-    def forward(
-        self,
-        scalar: Tensor,
-        vector: Tensor,
-        weights: Tensor,
-        directions: Tensor,
-        centre: Tensor,
-        neighbour: Tensor,
-        *,
-        first: bool,
-    ) -> tuple[Tensor, Tensor]:
-        messages = weights * self.interatomic_context_net(scalar)[neighbour]
-        to_scalar, along_edge, along_vector = messages.chunk(3, dim=1)
-        vector_messages = along_edge[:, None, :] * directions
-        if not first:  # the vectors are zero before the first step
-            vector_messages = vector_messages + along_vector[:, None, :] * vector[neighbour]
-        scalar = scalar.index_add(0, centre, to_scalar)
-        vector = vector.index_add(0, centre, vector_messages)
-        return scalar, vector
+    def forward(self, scalar: Tensor) -> Tensor:
+        """(N, 3F) from (N, F)."""
+        return self.interatomic_context_net(scalar)
 
 
 class _Mixing(nn.Module):

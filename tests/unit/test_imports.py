@@ -19,7 +19,7 @@ ROOT = Path(lrpot.__file__).parent
 
 # A module may import its own group and the groups above its line; groups on one line do not know each other.
 ORDER = (
-    ("_version", "errors", "units", "smooth", "analysis"),
+    ("_version", "errors", "units", "smooth", "analysis", "threads"),
     ("structure", "config", "files", "console", "interrupts"),
     ("kspace", "data"),
     ("backbones", "charges"),
@@ -37,7 +37,18 @@ LEVEL = {group: level for level, line in enumerate(ORDER) for group in line}
 NEVER = {("interfaces", "training"), ("md", "training"), ("kspace", "config")}
 
 # Packages that take long to load: not for `import lrpot` or `lrpot --help`.
-HEAVY = ("torch", "ase", "numpy", "scipy", "pymatgen", "matplotlib", "lightning", "torch_geometric", "pydantic")
+HEAVY = (
+    "torch",
+    "ase",
+    "numpy",
+    "scipy",
+    "numba",
+    "pymatgen",
+    "matplotlib",
+    "lightning",
+    "torch_geometric",
+    "pydantic",
+)
 
 
 def group_of(module: str) -> str:
