@@ -15,7 +15,7 @@ from torch_geometric.data import Data
 
 from lrpot.backbones.features import AtomFeatures
 from lrpot.backbones.messages import FusedMessages, plain_messages
-from lrpot.backbones.radial import spline_coefficients
+from lrpot.backbones.radial import ROWS, spline_coefficients
 from lrpot.errors import ConfigError
 from lrpot.smooth import taper
 
@@ -65,7 +65,8 @@ class PaiNN(nn.Module):
         self.filter_net = _linear(radial_basis, interactions * 3 * features)
         self.interactions = nn.ModuleList(_Interaction(features) for _ in range(interactions))
         self.mixing = nn.ModuleList(_Mixing(features) for _ in range(interactions))
-        self._splines: dict[tuple[object, ...], Tensor] = {}
+        # what follows from weights, and from what
+        self._splines = self._tables = ((), torch.empty(0))
 
     def forward(self, batch: Data, vectors: Tensor) -> AtomFeatures:
         """Features of every atom.
@@ -85,12 +86,10 @@ class PaiNN(nn.Module):
 
     def _messages(self, batch: Data, vectors: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
         """The messages of a step: (step, phi, scalar, vector) -> scalar, vector."""
-        steps = len(self.interactions)
         if vectors.device.type == "cpu":
-            spline = self._spline(vectors.dtype)
-            weights = torch.cat([self.filter_net.weight, self.filter_net.bias[:, None]], dim=1)
-            tables = spline @ weights.view(steps, 3 * self.features, -1).mT
-            edges = FusedMessages(batch.edge_index, vectors, len(batch.numbers), self.cutoff, len(spline) - 5)
+            tables = self._filter_tables(vectors.dtype)
+            intervals = tables.shape[1] - ROWS + 1
+            edges = FusedMessages(batch.edge_index, vectors, len(batch.numbers), self.cutoff, intervals)
             return lambda step, *features: edges(tables[step], *features)
         neighbour, centre = batch.edge_index
         basis = self._tapered_basis(torch.linalg.vector_norm(vectors, dim=1))
@@ -98,13 +97,28 @@ class PaiNN(nn.Module):
         filters = (filters + basis[:, -1:] * self.filter_net.bias).split(3 * self.features, dim=1)
         return lambda step, *features: plain_messages(filters[step], vectors, neighbour, centre, *features)
 
+    def _filter_tables(self, dtype: torch.dtype) -> Tensor:
+        """(interactions, K + 5, 3F): the filters of each step as splines."""
+        weight, bias = self.filter_net.weight, self.filter_net.bias
+        trained = weight.requires_grad or bias.requires_grad
+        # a tensor changed in place has another version, one that was replaced another address
+        key = (dtype, *((x.data_ptr(), x._version) for x in (weight, bias, self.centres)))
+        if trained or self._tables[0] != key:
+            weights = torch.cat([weight, bias[:, None]], dim=1).view(len(self.interactions), 3 * self.features, -1)
+            tables = self._spline(dtype) @ weights.mT
+            if trained:
+                return tables
+            self._tables = (key, tables)
+        return self._tables[1]
+
     def _spline(self, dtype: torch.dtype) -> Tensor:
         """(K + 5, radial_basis + 1): splines of the functions of `_tapered_basis`."""
         key = (dtype, *self.centres.tolist())  # loaded weights may bring other centres
-        if key not in self._splines:
+        if self._splines[0] != key:
             intervals = INTERVALS[dtype] * (len(self.centres) - 1)
-            self._splines[key] = spline_coefficients(self._tapered_basis, self.cutoff, intervals).to(dtype)
-        return self._splines[key]
+            spline = spline_coefficients(self._tapered_basis, self.cutoff, intervals).to(dtype)
+            self._splines = (key, spline)
+        return self._splines[1]
 
     def _tapered_basis(self, distances: Tensor) -> Tensor:
         """(E, radial_basis + 1): the Gaussians and 1, times the cutoff function, at (E,) distances."""
