@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from scipy.special import legendre_p, spherical_jn
 from torch import Tensor
 
+from lrpot import LRCalculator
 from lrpot.backbones import DimeNetPlusPlus
 from lrpot.backbones.edge_pairs import EdgeRows, legendre_of_pairs, reverse_pairs
 from lrpot.backbones.spherical_bessel import SphericalBesselBasis, bessel_zeros
+from lrpot.build import build_potential
+from lrpot.config import make_config
 from lrpot.data.neighbours import add_edges
 from lrpot.errors import ConfigError
+from lrpot.model_file import ModelInfo, load, save
+from lrpot.potential import Potential
 from lrpot.structure import Structure, collate, edge_vectors, make_structure
 
 CUTOFF = 4.0  # A
@@ -300,6 +307,54 @@ def test_an_edge_fades_smoothly_at_the_cutoff(model: DimeNetPlusPlus) -> None:
         assert nearer < 0.05 * inside
         # at least as fast as the envelope, (1 - x)^3; the functions under it may have zeros nearby
         assert nearer / nearest > 0.98 * 2.0**power
+
+
+# --- in a potential
+
+
+@pytest.fixture(scope="module")
+def potential() -> Potential:
+    """Short range alone, with a readout that is not zero."""
+    config = make_config(
+        None,
+        {f"model.backbone.{name}": value for name, value in {"name": "dimenet++", **SETTINGS}.items()}
+        | {"model.kernel.form": "none"},
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build_potential(config.model, [11, 17]).set_precision(torch.float64)
+        torch.nn.init.normal_(model.short.readout.last.weight)
+    model.info = ModelInfo(config.model_dump(mode="json"), ["Na", "Cl"])
+    return model.eval().requires_grad_(False)
+
+
+def test_stress_is_the_slope_by_strain(potential: Potential, random_crystal) -> None:
+    s = random_crystal(12, 4, left_handed=True)
+    stress = potential(s, stress=True)["stress"][0]
+    direction = torch.tensor([[0.4, 0.7, -0.2], [0.7, -0.9, 0.3], [-0.2, 0.3, 0.5]], dtype=torch.float64)
+    energies = []
+    for sign in (2, 1, -1, -2):
+        deformation = torch.eye(3, dtype=torch.float64) + sign * STEP * direction
+        strained = crystal(s.numbers, s.positions @ deformation, s.cell[0] @ deformation)
+        energies.append(float(potential(strained, forces=False)["energy"]))
+    far_plus, plus, minus, far_minus = energies
+    slope = (8.0 * (plus - minus) - (far_plus - far_minus)) / (12.0 * STEP) / float(torch.linalg.det(s.cell[0]).abs())
+    scale = float(stress.abs().max())
+    assert scale > 1e-4
+    assert slope == pytest.approx(float((stress * direction).sum()), abs=DIFFERENCES * scale)
+
+
+def test_model_file_and_calculator(potential: Potential, tmp_path: Path) -> None:
+    """A loaded model is the same, also in its zeros of Bessel functions, which are not in the file."""
+    s = rock_salt(rattle=0.1)
+    expected = potential(s, stress=True)
+    path = save(potential, tmp_path / "m.pt")
+    again = load(path)(s, stress=True)
+    assert all(torch.equal(again[name], expected[name]) for name in expected)
+    atoms = Atoms(
+        s.numbers.numpy(), s.positions.numpy(), cell=s.cell[0].numpy(), pbc=True, calculator=LRCalculator(path)
+    )
+    assert_same(torch.from_numpy(atoms.get_forces()), expected["forces"])
 
 
 # --- edges of edges
