@@ -38,12 +38,14 @@ class DimeNetPlusPlusConfig(_Section):
     name: Literal["dimenet++"] = Field("dimenet++", description="Which network.")
     features: int = Field(128, ge=1, description="Width: features per atom and per edge.")
     interactions: int = Field(4, ge=1, description="Message-passing steps.")
-    triplet_features: int = Field(64, ge=1, description="Width of the triplets' messages.")
+    triplet_features: int = Field(64, ge=1, description="Width in which messages meet, at an angle.")
     basis_features: int = Field(8, ge=1, description="Width in which the bases are embedded.")
     output_features: int = Field(256, ge=1, description="Width of the output blocks.")
-    radial_basis: int = Field(6, ge=1, description="Bessel functions in the distance.")
-    spherical_basis: int = Field(7, ge=2, description="Spherical harmonics in the angle.")
-    envelope_exponent: int = Field(5, ge=2, description="Exponent p of the polynomial envelope.")
+    radial_basis: int = Field(6, ge=1, le=64, description="Bessel functions in the distance, for each order l.")
+    spherical_basis: int = Field(7, ge=2, le=16, description="Orders l of Legendre polynomials in the angle.")
+    envelope_exponent: int = Field(
+        5, ge=2, le=32, description="How long the envelope stays near one; any value gives two continuous derivatives."
+    )
     cutoff: float = Field(5.0, gt=0, description="Reach of an edge, A.")
 
 

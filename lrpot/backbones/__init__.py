@@ -3,9 +3,10 @@
 A backbone is a module with `forward(batch, vectors) -> AtomFeatures` and the attributes `cutoff` (A) and `features`.
 """
 
+from lrpot.backbones.dimenetpp import DimeNetPlusPlus
 from lrpot.backbones.features import AtomFeatures
 from lrpot.backbones.painn import PaiNN
 
-BACKBONES = {"painn": PaiNN}
+BACKBONES = {"painn": PaiNN, "dimenet++": DimeNetPlusPlus}
 
-__all__ = ["BACKBONES", "AtomFeatures", "PaiNN"]
+__all__ = ["BACKBONES", "AtomFeatures", "DimeNetPlusPlus", "PaiNN"]
