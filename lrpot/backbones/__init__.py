@@ -3,9 +3,10 @@
 A backbone is a module with `forward(batch, vectors) -> AtomFeatures` and the attributes `cutoff` (A) and `features`.
 """
 
+from lrpot.backbones.equivariant import Equivariant
 from lrpot.backbones.features import AtomFeatures
 from lrpot.backbones.painn import PaiNN
 
-BACKBONES = {"painn": PaiNN}
+BACKBONES = {"painn": PaiNN, "equivariant": Equivariant}
 
-__all__ = ["BACKBONES", "AtomFeatures", "PaiNN"]
+__all__ = ["BACKBONES", "AtomFeatures", "Equivariant", "PaiNN"]
