@@ -101,9 +101,17 @@ class Equivariant(nn.Module):
 
 
 def bessel(distances: Tensor, n: int, cutoff: float) -> Tensor:
-    """(E, n) sqrt(2 / r_c) sin(m pi r / r_c) / r from (E, 1) distances, A. Source: Gasteiger et al., ICLR 2020, Eq. 7."""
+    """Spherical Bessel functions of order 0 that vanish at the cutoff, with mean square 1 over the sphere.
+
+    Args:
+        distances: (E, 1), A, not zero.
+        n: how many.
+        cutoff: A.
+    Returns:
+        (E, n). Source: Gasteiger et al., ICLR 2020, Eq. 7, there with another norm.
+    """
     waves = torch.arange(1, n + 1, dtype=distances.dtype, device=distances.device) * (math.pi / cutoff)
-    return math.sqrt(2.0 / cutoff) * torch.sin(waves * distances) / distances
+    return math.sqrt(2.0 / 3.0) * cutoff * torch.sin(waves * distances) / distances
 
 
 class _Edges:
