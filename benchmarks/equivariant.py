@@ -49,7 +49,10 @@ def main() -> None:
     for dtype in (torch.float32, torch.float64):
         cases = dict(_cases(batch, dtype))
         seconds = alternate(cases)
-        record = {"dtype": str(dtype), "milliseconds": {name: 1e3 * statistics.median(s) for name, s in seconds.items()}}
+        record = {
+            "dtype": str(dtype),
+            "milliseconds": {name: 1e3 * statistics.median(s) for name, s in seconds.items()},
+        }
         record["to MACE"] = {n: median_ratio(s, seconds["MACE"]) for n, s in seconds.items() if "MACE" in seconds}
         records.append(record)
     rows = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -155,7 +155,7 @@ def cartesian(parts: list[Tensor], irreps: tuple[Irrep, ...]) -> Tensor:
     return (components @ basis).unflatten(1, (3, 3))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _basis(orders: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """(sum of 2 l + 1, 9)."""
     return torch.cat([coupling(1, 1, order).flatten(0, 1).T for order in orders]).to(device, dtype)

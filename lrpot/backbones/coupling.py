@@ -8,7 +8,7 @@ each precision and device, so that no module has such a constant in its state.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ def name_of(irrep: Irrep) -> str:
     return f"{irrep[0]}{'e' if irrep[1] == 1 else 'o'}"
 
 
-@lru_cache(maxsize=None)
+@cache
 def coupling(l1: int, l2: int, l3: int) -> Tensor:
     """(2 l1 + 1, 2 l2 + 1, 2 l3 + 1) float64: sqrt(2 l3 + 1) times the real Wigner 3j symbol.
 
@@ -69,7 +69,7 @@ def product_matrix(harmonics: Tensor, l1: int, products: tuple[Product, ...]) ->
     return (harmonics @ constants).view(harmonics.shape[0], constants.shape[1] // (2 * l1 + 1), 2 * l1 + 1)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _raising(order: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """((2 l - 1) * 3, 2 l + 1): Y_(l-1) times Y_1 -> Y_l."""
     matrix = coupling(order - 1, 1, order).flatten(0, 1)
@@ -81,7 +81,7 @@ def _raising(order: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return (matrix * (math.sqrt(2 * order + 1) / product[0, order])).to(device, dtype)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _products(
     l1: int, products: tuple[Product, ...], n_harmonics: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:

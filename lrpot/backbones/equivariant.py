@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -71,8 +72,7 @@ class Equivariant(nn.Module):
         self.irreps_out = "+".join(f"{features}x{name_of(irrep)}" for irrep in self.irreps)
         self.embedding = nn.Embedding(MAX_ATOMIC_NUMBER + 1, features)
         self.steps = nn.ModuleList(
-            _Step(before, after, lmax, features, radial_basis, radial_hidden)
-            for before, after in zip(steps[:-1], steps[1:], strict=True)
+            _Step(before, after, lmax, features, radial_basis, radial_hidden) for before, after in pairwise(steps)
         )
 
     def forward(self, batch: Data, vectors: Tensor) -> AtomFeatures:

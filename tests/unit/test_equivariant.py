@@ -41,7 +41,14 @@ def backbone(*, seed: int = 0, dtype: torch.dtype = torch.float64, **settings) -
 
 def potential(kernel: str = "none", **settings) -> Potential:
     """A potential with a random readout; small, unless told otherwise."""
-    settings = {"name": "equivariant", "features": 4, "interactions": 2, "radial_hidden": 8, "cutoff": CUTOFF, **settings}
+    settings = {
+        "name": "equivariant",
+        "features": 4,
+        "interactions": 2,
+        "radial_hidden": 8,
+        "cutoff": CUTOFF,
+        **settings,
+    }
     config = ModelConfig.model_validate({"backbone": settings, "kernel": {"form": kernel, "tolerance": 1e-5}})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)

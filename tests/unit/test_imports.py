@@ -23,7 +23,7 @@ ORDER = (
     ("structure", "config", "files", "console", "interrupts"),
     ("kspace", "data"),
     ("backbones", "charges"),
-    ("potential",),
+    ("potential", "tensors"),
     ("build", "evaluation"),
     ("model_file",),
     ("prediction", "plots"),
@@ -37,7 +37,7 @@ LEVEL = {group: level for level, line in enumerate(ORDER) for group in line}
 NEVER = {("interfaces", "training"), ("md", "training"), ("kspace", "config")}
 
 # Packages that take long to load: not for `import lrpot` or `lrpot --help`.
-HEAVY = ("torch", "ase", "numpy", "scipy", "pymatgen", "matplotlib", "lightning", "torch_geometric", "pydantic")
+HEAVY = ("torch", "ase", "numpy", "scipy", "pymatgen", "matplotlib", "lightning", "torch_geometric", "pydantic", "e3nn")
 
 
 def group_of(module: str) -> str:
