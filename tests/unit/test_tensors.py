@@ -84,7 +84,7 @@ def test_change_of_basis_is_that_of_e3nn(formula: str, irreps) -> None:
         only[:, chosen] = components[:, chosen]
         expected = theirs.to_cartesian(only.float()).double()
         found = cartesian([only[:, place] for place in theirs.slices()], irreps)
-        # the sign of a whole irrep is free
+        # the sign of a whole irrep is free; e3nn's constants are in float32
         sign = torch.sign((found * expected).sum())
         assert_near(sign * found, expected, 1e-6)
 
