@@ -56,7 +56,12 @@ def main() -> None:
         record["to MACE"] = {n: median_ratio(s, seconds["MACE"]) for n, s in seconds.items() if "MACE" in seconds}
         records.append(record)
     rows = [
-        [name, record["dtype"].removeprefix("torch."), f"{value:.1f}", f"{record['to MACE'].get(name, torch.nan):.2f}"]
+        [
+            name,
+            record["dtype"].removeprefix("torch."),
+            f"{value:.1f}",
+            f"{record['to MACE'][name]:.2f}" if name in record["to MACE"] else "-",
+        ]
         for record in records
         for name, value in record["milliseconds"].items()
     ]
