@@ -58,6 +58,7 @@ class EquivariantConfig(_Section):
     interactions: int = Field(3, ge=1, description="Message-passing steps.")
     radial_basis: int = Field(8, ge=1, description="Bessel functions in the distance.")
     radial_hidden: int = Field(64, ge=1, description="Width of the network that makes the radial weights.")
+    tensors: bool = Field(False, description="Keep vectors and tensors of the last step; energies need scalars only.")
     cutoff: float = Field(5.0, gt=0, description="Reach of an edge, A.")
 
 

@@ -4,9 +4,10 @@ A backbone is a module with `forward(batch, vectors) -> AtomFeatures` and the at
 """
 
 from lrpot.backbones.dimenetpp import DimeNetPlusPlus
+from lrpot.backbones.equivariant import Equivariant
 from lrpot.backbones.features import AtomFeatures
 from lrpot.backbones.painn import PaiNN
 
-BACKBONES = {"painn": PaiNN, "dimenet++": DimeNetPlusPlus}
+BACKBONES = {"painn": PaiNN, "dimenet++": DimeNetPlusPlus, "equivariant": Equivariant}
 
-__all__ = ["BACKBONES", "AtomFeatures", "DimeNetPlusPlus", "PaiNN"]
+__all__ = ["BACKBONES", "AtomFeatures", "DimeNetPlusPlus", "Equivariant", "PaiNN"]

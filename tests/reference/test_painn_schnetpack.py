@@ -72,7 +72,7 @@ def features(schnetpack, structure: Structure, dtype: torch.dtype) -> Iterator[t
         moved.positions = moved.positions.clone().requires_grad_()
         vectors = edge_vectors(moved).to(dtype)
         if which == "ours":
-            scalar, vector = ours(moved, vectors)
+            scalar, vector, _ = ours(moved, vectors)
         else:
             neighbour, centre = moved.edge_index
             output = theirs({names.Z: moved.numbers, names.Rij: vectors, names.idx_i: centre, names.idx_j: neighbour})
