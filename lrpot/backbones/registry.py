@@ -25,7 +25,7 @@ def section_of(name: str, backbone: type[nn.Module]) -> type[BaseModel]:
         hints = typing.get_type_hints(backbone.__init__)
     except NameError as error:
         raise ConfigError(f"{where}: {error}; give its arguments types such as int and float") from error
-    kind: Any = Literal[name]  # type: ignore[valid-type]
+    kind: Any = Literal[name]
     fields: dict[str, Any] = {"name": (kind, name)}
     parameters = inspect.signature(backbone).parameters
     if "cutoff" not in parameters or "name" in parameters:
