@@ -62,15 +62,48 @@ class EquivariantConfig(_Section):
     cutoff: float = Field(5.0, gt=0, description="Reach of an edge, A.")
 
 
+_REGISTERED = "(registered)"
+
+# Sections of the backbones that `lrpot.backbones.register` made known in this process, by name.
+REGISTERED_BACKBONES: dict[str, type[BaseModel]] = {}
+
+
+class RegisteredConfig(_Section):
+    """A backbone of the user's own; its settings are the arguments of its class."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = Field(_REGISTERED, description="Which network.")
+    cutoff: float = Field(gt=0, description="Reach of an edge, A.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_registered(cls, values: Any) -> Any:
+        """Checked against the arguments of the class, and with its defaults, so that a file records them."""
+        name = values.get("name")
+        if name not in REGISTERED_BACKBONES:
+            raise ValueError(f"no backbone {name!r} is registered; call lrpot.backbones.register first")
+        section = REGISTERED_BACKBONES[name]
+        try:
+            return section.model_validate(values).model_dump()
+        except ValidationError as error:
+            problem = error.errors()[0]
+            setting = ".".join(map(str, problem["loc"]))
+            known = ", ".join(section.model_fields)
+            raise ValueError(f"{setting}: {problem['msg']}; settings of {name} are {known}") from None
+
+
 def _backbone_name(section: Any) -> Any:
     """Which of the networks a section describes; without a name it is PaiNN's."""
-    return section.get("name", "painn") if isinstance(section, Mapping) else getattr(section, "name", None)
+    name = section.get("name", "painn") if isinstance(section, Mapping) else getattr(section, "name", None)
+    return _REGISTERED if isinstance(name, str) and name in REGISTERED_BACKBONES else name
 
 
 BackboneConfig = Annotated[
     Annotated[PaiNNConfig, Tag("painn")]
     | Annotated[DimeNetPlusPlusConfig, Tag("dimenet++")]
-    | Annotated[EquivariantConfig, Tag("equivariant")],
+    | Annotated[EquivariantConfig, Tag("equivariant")]
+    | Annotated[RegisteredConfig, Tag(_REGISTERED)],
     Discriminator(_backbone_name),
 ]
 
@@ -271,6 +304,8 @@ def field_names(section: type[BaseModel] = FitConfig, prefix: str = "") -> list[
         sections = _sections(field.annotation)
         for kind in sections:
             names |= dict.fromkeys(field_names(kind, f"{prefix}{name}."))
+            for own in REGISTERED_BACKBONES.values() if kind is RegisteredConfig else ():
+                names |= dict.fromkeys(field_names(own, f"{prefix}{name}."))
         if not sections:
             names[prefix + name] = None
     return list(names)
@@ -325,7 +360,9 @@ def _explain(error: ValidationError) -> str:
     section, place = locate(problem["loc"])
     name = ".".join(place)
     if problem["type"] == "union_tag_invalid":
-        return f"{name}.name = {problem['ctx']['tag']!r}: choose one of {problem['ctx']['expected_tags']}"
+        own = "a backbone of your own after lrpot.backbones.register"
+        known = problem["ctx"]["expected_tags"].replace(f"'{_REGISTERED}'", own)
+        return f"{name}.name = {problem['ctx']['tag']!r}: choose one of {known}"
     if problem["type"] == "union_tag_not_found":
         return f"{name} = {reprlib.repr(problem['input'])}: expected a section, such as {{name: painn, cutoff: 5.0}}"
     if problem["type"] == "extra_forbidden":

@@ -34,6 +34,10 @@ class ConfigError(LrpotError):
     """A setting that does not exist or has an impossible value."""
 
 
+class ContractError(LrpotError):
+    """A backbone that does not do what every backbone must (`lrpot.testing`)."""
+
+
 class OutputError(LrpotError):
     """A place that cannot be written to, or that holds something worth keeping."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 import zipfile
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lrpot._version import __version__
 from lrpot.build import build_potential
-from lrpot.config import ModelConfig, locate
+from lrpot.config import ModelConfig, RegisteredConfig, locate
 from lrpot.errors import ConfigError, LrpotError, ModelFileError
 from lrpot.files import atomic_path
 from lrpot.potential import Potential
@@ -96,10 +97,11 @@ def load(path: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = N
     info, config, elements = _check_header(path, header)
     try:
         # each of these steps has weights of its own; more steps than weights would only take time and memory to build
-        if max(config.backbone.interactions, config.kernel.layers) > len(weights):
+        if max(getattr(config.backbone, "interactions", 0), config.kernel.layers) > len(weights):
             raise ModelFileError("its settings ask for more layers than it has weights; get it anew from its maker")
-        with torch.device("meta"):  # takes no memory, so that a hostile width is refused by its shapes
-            build_potential(config, elements).load_state_dict(weights, assign=True)
+        if not isinstance(config.backbone, RegisteredConfig):  # which may not know how to be built without memory
+            with torch.device("meta"):  # takes no memory, so that a hostile width is refused by its shapes
+                build_potential(config, elements).load_state_dict(weights, assign=True)
         model = build_potential(config, elements)
         for part in (model.short.backbone, model.short.readout):
             part.to(weights["short.readout.last.weight"].dtype)
@@ -193,6 +195,11 @@ def _check_header(path: Path, header: object) -> tuple[ModelInfo, ModelConfig, l
         config = ModelConfig.model_validate(info.config.get("model"))
     except ValidationError as error:
         problem = error.errors()[0]
+        if problem["type"] == "union_tag_invalid":
+            raise ModelFileError(
+                f"{path}: its backbone {reprlib.repr(problem['ctx']['tag'])} is none of lrpot's; import the module "
+                "that registers it (lrpot.backbones.register) before loading the model"
+            ) from error
         name = ".".join(locate(problem["loc"], ModelConfig)[1]) or "config.model"
         raise ModelFileError(f"{path}: is damaged (model.json, {name}: {problem['msg']}); {damaged}") from error
     unknown = [symbol for symbol in info.elements if atomic_numbers.get(symbol, 0) < 1]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import typer
 
 from lrpot import __version__
-from lrpot.cli import data, evaluate, fit, info, md, plot, predict
+from lrpot.cli import convert, data, evaluate, fit, info, md, plot, predict
 from lrpot.errors import Interrupted, LrpotError
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("md")(md.md)
 app.command("info")(info.info)
+app.add_typer(convert.app, name="convert")
 app.add_typer(plot.app, name="plot")
 
 

@@ -28,6 +28,9 @@ def md(
     supercell: Annotated[
         tuple[int, int, int], typer.Option("--supercell", help="Repeat the crystal along its lattice vectors.")
     ] = (1, 1, 1),
+    skin: Annotated[
+        float, typer.Option("--skin", help="Keep neighbours this far beyond the cutoff, A; faster, same results.")
+    ] = 0.0,
     out: Annotated[Path, typer.Option("--out", help="Trajectory: .traj, .extxyz or .xyz.")] = Path("md.traj"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing trajectory.")] = False,
     device: Device = "cpu",
@@ -57,7 +60,7 @@ def md(
     (row,), _ = read_crystals(potential, structure, last=True)  # names file and row of what the model cannot treat
     check_writable(out)
     atoms = row.atoms.repeat(supercell)
-    atoms.calc = LRCalculator(potential, device=device, dtype=dtype.value)
+    atoms.calc = LRCalculator(potential, device=device, dtype=dtype.value, skin=skin)
     console = Console()
     with (
         console.progress(f"{ensemble.value}, {len(atoms)} atoms", steps, "steps") as update,

@@ -15,7 +15,7 @@ from ase.data import chemical_symbols
 from ase.io.formats import UnknownFileTypeError
 from ase.stress import voigt_6_to_full_3x3_stress
 
-from lrpot.data.neighbours import add_edges
+from lrpot.data.neighbours import NeighbourList, add_edges
 from lrpot.errors import DataError, LrpotError, StructureError, UnknownElementError
 from lrpot.structure import Structure, make_structure
 
@@ -77,7 +77,13 @@ def read_rows(path: str | Path, *, progress: Callable[[int], None] | None = None
     return rows
 
 
-def to_structure(atoms: Atoms, cutoff: float, *, elements: Iterable[int] | None = None) -> Structure:
+def to_structure(
+    atoms: Atoms,
+    cutoff: float,
+    *,
+    elements: Iterable[int] | None = None,
+    neighbours: NeighbourList | None = None,
+) -> Structure:
     """Atoms with whatever labels they carry -> structure with edges.
 
     Labels are taken from the attached calculator's results (ASE's readers put them there) and must be finite.
@@ -86,6 +92,7 @@ def to_structure(atoms: Atoms, cutoff: float, *, elements: Iterable[int] | None 
         atoms: the crystal.
         cutoff: A.
         elements: atomic numbers that the model knows; None allows all.
+        neighbours: a list of the same cutoff that is used again, for MD; None finds all edges.
     Raises:
         StructureError: a geometry that cannot be treated. UnknownElementError: an element outside `elements`.
         DataError: a label that is not a number or has the wrong shape, or a stress of what is not periodic.
@@ -108,7 +115,7 @@ def to_structure(atoms: Atoms, cutoff: float, *, elements: Iterable[int] | None 
         forces=labels.get("forces"),
         stress=None if stress is None else voigt_6_to_full_3x3_stress(stress),
     )
-    return add_edges(structure, cutoff)
+    return add_edges(structure, cutoff) if neighbours is None else neighbours.update(structure)
 
 
 def labels_of(atoms: Atoms) -> dict[str, np.ndarray]:

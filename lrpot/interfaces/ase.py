@@ -12,6 +12,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from lrpot.data.neighbours import NeighbourList
 from lrpot.data.readers import to_structure
 from lrpot.errors import ConfigError
 from lrpot.model_file import check_device, load
@@ -29,14 +30,18 @@ class LRCalculator(Calculator):
 
     implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "stress", "charges"]
 
-    def __init__(self, model: str | Path | Potential, *, device: str = "cpu", dtype: str = "float64") -> None:
+    def __init__(
+        self, model: str | Path | Potential, *, device: str = "cpu", dtype: str = "float64", skin: float = 0.0
+    ) -> None:
         """
         Args:
             model: file of a model, or the model itself (it is then moved to `device` and `dtype`).
             device: cpu, cuda, cuda:1, ...
             dtype: precision of network and structure factors, float64 or float32; energies are summed in float64.
+            skin: A; neighbours are looked for this far beyond the cutoff and kept until atoms moved about half of it.
+                0.5 saves MD most of that search and changes no result; 0 looks for them in every step.
         Raises:
-            ModelFileError: not a model of lrpot. ConfigError: an unknown precision or device.
+            ModelFileError: not a model of lrpot. ConfigError: an unknown precision or device, or a negative skin.
         """
         super().__init__()
         if dtype not in ("float64", "float32"):
@@ -47,6 +52,7 @@ class LRCalculator(Calculator):
         model = model.set_precision(precision, long_range=precision).to(check_device(device))
         self.model = model.eval().requires_grad_(False)
         self.device = torch.device(device)
+        self.neighbours = NeighbourList(self.model.cutoff, skin)
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What has changed since the last calculation; the total charge in `atoms.info` counts too."""
@@ -70,7 +76,9 @@ class LRCalculator(Calculator):
         super().calculate(atoms, properties, system_changes)
         atoms = self.atoms
         # ASE's copy of the atoms has no calculator, hence no labels
-        batch = to_structure(atoms, self.model.cutoff, elements=self.model.elements).to(self.device)
+        neighbours = self.neighbours if self.neighbours.skin else None
+        batch = to_structure(atoms, self.model.cutoff, elements=self.model.elements, neighbours=neighbours)
+        batch = batch.to(self.device)
         output = self.model(batch, stress="stress" in properties)
         energy = float(output["energy"][0])
         self.results = {

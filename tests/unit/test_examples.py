@@ -111,6 +111,16 @@ def test_fit_your_own_data(tmp_path: Path) -> None:
     assert predicted[0].get_potential_energy() == pytest.approx(number("row 0: # eV", text), abs=1e-4)
 
 
+@slow
+def test_your_own_backbone(tmp_path: Path) -> None:
+    ase.io.write(tmp_path / "mine.extxyz", ase.io.read(SAMPLE, index=":6"))
+    text = output("examples/03_your_own_backbone.py", "mine.extxyz", "--epochs", 1, "--out", "own", cwd=tmp_path)
+    assert number("# checks passed", text) > 20
+    assert number("first crystal: # eV", text) == pytest.approx(number("label # eV", text), abs=1e-3)
+    assert number("largest error of a force: #", text) < 1e-3
+    assert (tmp_path / "own" / "model.pt").exists()
+
+
 @pytest.mark.parametrize(
     ("script", "file", "message"),
     [
@@ -118,6 +128,7 @@ def test_fit_your_own_data(tmp_path: Path) -> None:
         ("md/nacl_nve.py", "nowhere.pt", "no such file; check the path"),
         ("md/nacl_nvt.py", "nowhere.pt", "no such file; check the path"),
         ("examples/02_fit_your_own_data.py", "empty.extxyz", "is empty; nothing to read"),
+        ("examples/03_your_own_backbone.py", "empty.extxyz", "is empty; nothing to read"),
     ],
 )
 def test_a_bad_file_is_told_in_one_line(

@@ -23,7 +23,7 @@ ORDER = (
     ("structure", "config", "files", "console", "interrupts"),
     ("kspace", "data"),
     ("backbones", "charges"),
-    ("potential", "tensors"),
+    ("potential", "tensors", "testing"),
     ("build", "evaluation"),
     ("model_file",),
     ("prediction", "plots"),
