@@ -65,8 +65,9 @@ class PaiNN(nn.Module):
         self.filter_net = _linear(radial_basis, interactions * 3 * features)
         self.interactions = nn.ModuleList(_Interaction(features) for _ in range(interactions))
         self.mixing = nn.ModuleList(_Mixing(features) for _ in range(interactions))
-        # what follows from weights, and from what
-        self._splines = self._tables = ((), torch.empty(0))
+        # what follows from centres and weights, beside what it follows from
+        self._splines: tuple[tuple[object, ...], Tensor] = ((), torch.empty(0))
+        self._tables = (torch.empty(0), torch.empty(0))
 
     def forward(self, batch: Data, vectors: Tensor) -> AtomFeatures:
         """Features of every atom.
@@ -87,7 +88,7 @@ class PaiNN(nn.Module):
     def _messages(self, batch: Data, vectors: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
         """The messages of a step: (step, phi, scalar, vector) -> scalar, vector."""
         if vectors.device.type == "cpu":
-            tables = self._filter_tables(vectors.dtype)
+            tables = self._filter_tables()
             intervals = tables.shape[1] - ROWS + 1
             edges = FusedMessages(batch.edge_index, vectors, len(batch.numbers), self.cutoff, intervals)
             return lambda step, *features: edges(tables[step], *features)
@@ -97,19 +98,23 @@ class PaiNN(nn.Module):
         filters = (filters + basis[:, -1:] * self.filter_net.bias).split(3 * self.features, dim=1)
         return lambda step, *features: plain_messages(filters[step], vectors, neighbour, centre, *features)
 
-    def _filter_tables(self, dtype: torch.dtype) -> Tensor:
+    def _filter_tables(self) -> Tensor:
         """(interactions, K + 5, 3F): the filters of each step as splines."""
-        weight, bias = self.filter_net.weight, self.filter_net.bias
-        trained = weight.requires_grad or bias.requires_grad
-        # a tensor changed in place has another version, one that was replaced another address
-        key = (dtype, *((x.data_ptr(), x._version) for x in (weight, bias, self.centres)))
-        if trained or self._tables[0] != key:
-            weights = torch.cat([weight, bias[:, None]], dim=1).view(len(self.interactions), 3 * self.features, -1)
-            tables = self._spline(dtype) @ weights.mT
-            if trained:
-                return tables
-            self._tables = (key, tables)
-        return self._tables[1]
+        weights = torch.cat([self.filter_net.weight, self.filter_net.bias[:, None]], dim=1)
+        if weights.requires_grad:
+            return self._tabulate(weights)
+        # compared by value, for weights can change in ways that leave no trace on the tensor
+        known, tables = self._tables
+        if known.dtype != weights.dtype or not torch.equal(known, weights):
+            # tensors made in inference mode could not serve a later call that is differentiated
+            with torch.inference_mode(False), torch.no_grad():
+                weights = weights.clone()
+                tables = self._tabulate(weights)
+            self._tables = (weights, tables)
+        return tables
+
+    def _tabulate(self, weights: Tensor) -> Tensor:
+        return self._spline(weights.dtype) @ weights.view(len(self.interactions), 3 * self.features, -1).mT
 
     def _spline(self, dtype: torch.dtype) -> Tensor:
         """(K + 5, radial_basis + 1): splines of the functions of `_tapered_basis`."""

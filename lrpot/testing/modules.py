@@ -25,13 +25,14 @@ def shapes(bench: Bench) -> float:
             raise ContractError(f"forward returned {type(output).__name__}")
         n = batch.num_nodes
         expected = {"scalar": (n, bench.features), "vector": (n, 3, bench.features)}
-        for name, values in output._asdict().items():
+        for name, shape in expected.items():
+            values = getattr(output, name)
             if name == "vector" and values is None:
                 continue
-            if tuple(values.shape) != expected[name] or values.dtype != dtype:
+            if tuple(values.shape) != shape or values.dtype != dtype:
                 raise ContractError(
                     f"{name} features have shape {tuple(values.shape)} and type {values.dtype}, expected "
-                    f"{expected[name]} and {dtype}"
+                    f"{shape} and {dtype}"
                 )
             check_finite(values)
     return 0.0
