@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from lrpot.errors import ConfigError
 from lrpot.kspace.kernel import Dispersion, GaussianCoulomb
+from lrpot.kspace.pair_table import PairTable
 from lrpot.smooth import taper
 from lrpot.units import COULOMB_CONSTANT
 
@@ -47,10 +49,18 @@ class _Complement(nn.Module):
 
     def pair(self, distances: Tensor) -> Tensor:
         """(E,), eV / e^2: the energy of two unit charges that the reciprocal half lacks, at distances in A."""
+        return self._table(distances)
+
+    @cached_property
+    def _table(self) -> PairTable:
+        return PairTable(self._formula, self.bare, self.power, (self.onset * self.cutoff, self.cutoff))
+
+    def _formula(self, distances: Tensor) -> Tensor:
         return self.bare(distances) * taper(distances, self.cutoff, self.onset)
 
     own_field: float
     net_charge: float
+    power: int  # of 1 / r in `bare`
 
     def bare(self, distances: Tensor) -> Tensor:
         raise NotImplementedError
@@ -65,6 +75,8 @@ class CoulombComplement(_Complement):
 
     Source: Ewald 1921; charged cells: Hub et al., J. Chem. Theory Comput. 10, 381 (2014), Eq. 4.
     """
+
+    power = 1
 
     def __init__(self, kernel: GaussianCoulomb, cutoff: float, *, onset: float = 0.9) -> None:
         """
@@ -90,6 +102,8 @@ class DispersionComplement(_Complement):
 
     Source: Essmann et al., J. Chem. Phys. 103, 8577 (1995), Eq. 5.1 - 5.3.
     """
+
+    power = 6
 
     def __init__(self, kernel: Dispersion, cutoff: float, *, onset: float = 0.9) -> None:
         """As for `CoulombComplement`."""

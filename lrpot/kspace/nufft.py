@@ -23,11 +23,12 @@ from functools import lru_cache
 import numpy as np
 import torch
 from scipy.fft import next_fast_len
-from scipy.special import iv
 from torch import Tensor
 
 from lrpot.errors import ConfigError
 from lrpot.kspace.quadratic import Gradient
+from lrpot.kspace.taps import CompiledTaps, Grid, Taps, TensorTaps
+from lrpot.kspace.window import window_transform
 
 WIDTHS = range(4, 17)
 # Spacings that are tried, times k_cutoff; at pi the mesh's band just holds the sphere.
@@ -43,9 +44,7 @@ DISPLACEMENT = 0.1  # A
 REPULSION = 0.6  # A
 
 # What a point of the mesh costs in units of one atom's share in one point: benchmarks/kspace.py.
-POINT_COST = 2.0
-
-TAPS = 1 << 20  # atoms times points of the window that are handled at once
+POINT_COST = 6.0
 
 
 @dataclass(frozen=True)
@@ -143,20 +142,9 @@ class Nufft:
         # fewer points than the window is wide would make an atom meet itself; an even number, so that a transform of
         # real numbers is at its fastest
         sizes = [2 * next_fast_len(math.ceil(max(length / mesh.spacing, mesh.width) / 2)) for length in lengths]
-        self.sizes = tuple(sizes)
-        self.width = mesh.width
+        self.grid = Grid(tuple(sizes), mesh.width, mesh.shape, device, dtype)
         self.shape = mesh.shape
-        polynomials = torch.from_numpy(_polynomials(mesh.width, mesh.shape)).to(device, dtype)
-        powers = torch.arange(len(polynomials), device=device, dtype=dtype)
-        self.polynomials = polynomials  # (D + 1, w)
-        # by mesh coordinate; the polynomials run over [-1, 1] in one step of the mesh
-        self.slopes = 2.0 * (powers[1:, None] * polynomials[1:])
-        self.counts = torch.tensor(sizes, device=device, dtype=dtype)
-        padded = [size + mesh.width for size in sizes]
-        steps = torch.arange(mesh.width, device=device)
-        self.strides = torch.tensor([padded[1] * padded[2], padded[2], 1], device=device)
-        self.offsets = ((steps[:, None, None] * padded[1] + steps[:, None]) * padded[2] + steps).reshape(-1)
-        self.padded = tuple(padded)
+        self.taps: type[Taps] = CompiledTaps if device.type == "cpu" else TensorTaps
 
     def modes(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """The integer wave vectors of the mesh and what their weights must be multiplied with.
@@ -167,9 +155,9 @@ class Nufft:
             repeat each factor for the real and the imaginary part of S.
         """
         axes, factors = [], []
-        for axis, size in enumerate(self.sizes):
+        for axis, size in enumerate(self.grid.sizes):
             index = np.fft.rfftfreq(size, 1.0 / size) if axis == 2 else np.fft.fftfreq(size, 1.0 / size)
-            factor = window_transform(self.width, self.shape, index / size) ** -2.0
+            factor = window_transform(self.grid.width, self.shape, index / size) ** -2.0
             factor[np.abs(index) >= size / 2] = 0.0
             axes.append(torch.from_numpy(index).to(device))
             factors.append(torch.from_numpy(factor).to(device))
@@ -179,38 +167,13 @@ class Nufft:
     def evaluate(self, fractional: Tensor, charges: Tensor, weights: Tensor, *, power: bool) -> tuple[Tensor, Gradient]:
         """Energies (1,), float64, eV, and their gradient (see `Gradient`)."""
         fractional, charges = fractional[0], charges[0]
-        n_atoms, n_channels = charges.shape
-        density = charges.new_zeros(n_channels, math.prod(self.padded))
-        size = max(1, TAPS // len(self.offsets))
-        blocks = [slice(n, n + size) for n in range(0, n_atoms, size)]
-        windows = [self._window(fractional[block]) for block in blocks]
-        # one array for all blocks: a new one each time costs more than what is written into it
-        buffer = self.offsets.new_empty(min(size, n_atoms), len(self.offsets))
-        for block, (place, values, _) in zip(blocks, windows, strict=True):
-            x, y, z = values.unbind(dim=1)
-            plane = (y[:, :, None] * z[:, None]).flatten(1)[:, None]
-            places = torch.add(place[:, None], self.offsets, out=buffer[: len(place)]).view(-1)
-            for channel in range(n_channels):
-                spread = (x * charges[block, channel, None])[:, :, None] * plane
-                density[channel].scatter_add_(0, places, spread.reshape(-1))
-        amplitude = torch.fft.rfftn(self._folded(density), dim=(1, 2, 3))
+        taps = self.taps(fractional, charges, self.grid)
+        amplitude = torch.fft.rfftn(taps.spread(), dim=(1, 2, 3))
         # real times complex is slow, real and imaginary part times their weights are not
         parts = torch.view_as_real(amplitude)
         response = torch.view_as_complex(parts * weights[0].to(charges.dtype))
-        field = self._unfolded(torch.fft.irfftn(response, s=self.sizes, dim=(1, 2, 3), norm="forward"))
-        by_fractional, by_charges = torch.zeros_like(fractional), torch.empty_like(charges)
-        for block, (place, values, slopes) in zip(blocks, windows, strict=True):
-            x, y, z = torch.stack([values, slopes], dim=2).unbind(dim=1)  # (n, 2, w)
-            places = torch.add(place[:, None], self.offsets, out=buffer[: len(place)]).view(-1)
-            for channel in range(n_channels):
-                around = field[channel].index_select(0, places).view(-1, self.width, self.width**2)
-                # rows: value and slope along x; then y, then z
-                in_x = torch.bmm(x, around).view(-1, 2 * self.width, self.width)
-                in_xz = torch.bmm(in_x, z.mT).view(-1, 2, self.width, 2)  # (n, x, y', z)
-                in_all = torch.einsum("nxwz,nyw->nxyz", in_xz, y)
-                by_charges[block, channel] = in_all[:, 0, 0, 0]
-                gradient = torch.stack([in_all[:, 1, 0, 0], in_all[:, 0, 1, 0], in_all[:, 0, 0, 1]], dim=1)
-                by_fractional[block] += charges[block, channel, None] * gradient
+        field = torch.fft.irfftn(response, s=self.grid.sizes, dim=(1, 2, 3), norm="forward")
+        by_charges, by_mesh = taps.gather(field)
         # the response is half the derivative
         energy = torch.sum(charges.double() * by_charges.double()).reshape(1)
         square = None
@@ -219,57 +182,10 @@ class Nufft:
             # a mode with n3 > 0 stands for its opposite too
             square[..., 1:, :] *= 2.0
             square = square[None].sum_to_size(weights.shape)
-        return energy, Gradient(2.0 * (by_fractional * self.counts)[None], 2.0 * by_charges[None], square)
+        return energy, Gradient(2.0 * (by_mesh * self.grid.counts)[None], 2.0 * by_charges[None], square)
 
     def differentiate(self, *arguments: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         raise ConfigError("engine nufft has first derivatives only; use engine = separable to train on forces")
-
-    def _window(self, fractional: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Where each atom's window begins in the padded mesh (n,), its values and slopes (n, 3, w)."""
-        begin = fractional * self.counts - 0.5 * self.width
-        first = torch.floor(begin)
-        t = 2.0 * (begin - first) - 1.0
-        powers = torch.ones_like(t)[..., None].expand(-1, -1, len(self.polynomials)).clone()
-        powers[..., 1:] = t[..., None]
-        powers = torch.cumprod(powers, dim=-1)
-        values = powers @ self.polynomials
-        slopes = powers[..., :-1] @ self.slopes
-        # the window's first point is the one after its beginning
-        place = torch.remainder(first.to(torch.int64) + 1, self.counts.to(torch.int64))
-        return (place * self.strides).sum(dim=1), values, slopes
-
-    def _folded(self, density: Tensor) -> Tensor:
-        """(C, M1, M2, M3): what was spread beyond the end of an axis is added at its beginning."""
-        density = density.view(-1, *self.padded)
-        for axis, size in enumerate(self.sizes, start=1):
-            density.narrow(axis, 0, self.width).add_(density.narrow(axis, size, self.width))
-            density = density.narrow(axis, 0, size)
-        return density
-
-    def _unfolded(self, field: Tensor) -> Tensor:
-        """(C, padded): the beginning of each axis repeated after its end."""
-        padded = field.new_empty(len(field), *self.padded)
-        one, two, three = self.sizes
-        padded[:, :one, :two, :three] = field
-        padded[:, :one, :two, three:] = padded[:, :one, :two, : self.width]
-        padded[:, :one, two:] = padded[:, :one, : self.width]
-        padded[:, one:] = padded[:, : self.width]
-        return padded.view(len(field), -1)
-
-
-def window(width: int, shape: float, x: np.ndarray) -> np.ndarray:
-    """The spreading window at mesh coordinates x from its middle; zero beyond +-width / 2."""
-    beta = math.pi * width * shape
-    inner = np.clip(1.0 - (2.0 * np.asarray(x) / width) ** 2, 0.0, None)
-    return inner * iv(2, beta * np.sqrt(inner)) / iv(2, beta)
-
-
-def window_transform(width: int, shape: float, frequency: np.ndarray) -> np.ndarray:
-    """int window(x) cos(2 pi f x) dx at frequencies f in periods per mesh point."""
-    nodes, weights = np.polynomial.legendre.leggauss(24 + 8 * width)
-    x = 0.25 * width * (nodes + 1.0)  # half of it: the window is even
-    values = 0.5 * width * weights * window(width, shape, x)
-    return np.cos(2.0 * math.pi * np.multiply.outer(frequency, x)) @ values
 
 
 @lru_cache(maxsize=len(WIDTHS))
@@ -281,24 +197,3 @@ def _transform_samples(width: int) -> np.ndarray:
 
 def _nearest(frequency: np.ndarray) -> np.ndarray:
     return np.rint(1000.0 * np.abs(frequency)).astype(int)
-
-
-@lru_cache(maxsize=64)
-def _polynomials(width: int, shape: float) -> np.ndarray:
-    """(D + 1, w): the window at each of its points, as polynomials in the place of its beginning within one step.
-
-    They interpolate at points that include both ends of the step, so that the window stays continuous.
-    """
-    check = np.linspace(-1.0, 1.0, 101)
-    # point a stands at a + 1 - (t + 1) / 2 from the beginning, which lies width / 2 from the middle
-    columns = np.arange(width) + 1.0 - 0.5 * width
-    exact = window(width, shape, columns - 0.5 * (check[:, None] + 1.0))
-    for degree in range(4, 25):
-        nodes = -np.cos(math.pi * np.arange(degree + 1) / degree)
-        values = window(width, shape, columns - 0.5 * (nodes[:, None] + 1.0))
-        found = np.linalg.solve(np.vander(nodes, increasing=True), values)
-        error = np.abs(np.vander(check, degree + 1, increasing=True) @ found - exact).max()
-        # a window of w points reaches 10^(1 - w) at best
-        if error < 10.0 ** (-1 - width):
-            break
-    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -20,8 +21,8 @@ class System:
         positions: (N, 3), float64, A.
         charges: (N, C), e.
         cells: (G, 3, 3), float64, A; of a slab its box, of a molecule a unit cube.
-        index: (N,) the structure of each atom.
         counts: atoms of each structure.
+        batch: (N,) the structure of each atom; None if there is one.
         molecules: structures that do not repeat at all.
         slabs: structures that repeat along two vectors, with the axis of the third.
     """
@@ -29,13 +30,18 @@ class System:
     positions: Tensor
     charges: Tensor
     cells: Tensor
-    index: Tensor
     counts: list[int]
+    batch: Tensor | None = None
     molecules: list[int] = field(default_factory=list)
     slabs: dict[int, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.counts)
+
+    @property
+    def index(self) -> Tensor:
+        """(N,) the structure of each atom."""
+        return torch.zeros_like(self.positions[:, 0], dtype=torch.int64) if self.batch is None else self.batch
 
     @property
     def crystals_only(self) -> bool:
@@ -94,9 +100,8 @@ def make_system(
     """
     cells = cell.reshape(-1, 3, 3).to(torch.float64)
     _check_shapes(positions, charges, cells, batch)
-    index = torch.zeros_like(positions[:, 0], dtype=torch.int64) if batch is None else batch
-    counts = [len(positions)] if batch is None else torch.bincount(index, minlength=len(cells)).tolist()
-    system = System(positions.to(torch.float64), charges, cells, index, counts)
+    counts = [len(positions)] if batch is None else torch.bincount(batch, minlength=len(cells)).tolist()
+    system = System(positions.to(torch.float64), charges, cells, counts, batch)
     if pbc is not None and not bool(pbc.all()):
         _open(system, pbc.reshape(-1, 3).expand(len(cells), 3), kernel.reach)
     return system
@@ -108,7 +113,7 @@ def check_finite(energy: Tensor, positions: Tensor, charges: Tensor, cell: Tenso
     Raises:
         StructureError: an input holds nan or inf, or numbers too large to compute with.
     """
-    if bool(torch.isfinite(energy).all()):
+    if math.isfinite(float(energy.sum())):
         return
     _check_atoms(positions, charges)
     if not bool(torch.isfinite(cell).all()):

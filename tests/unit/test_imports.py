@@ -19,7 +19,7 @@ ROOT = Path(lrpot.__file__).parent
 
 # A module may import its own group and the groups above its line; groups on one line do not know each other.
 ORDER = (
-    ("_version", "errors", "units", "smooth", "analysis", "threads"),
+    ("_version", "errors", "units", "smooth", "analysis", "threads", "compiled"),
     ("structure", "config", "files", "console", "interrupts"),
     ("kspace", "data"),
     ("backbones", "charges"),

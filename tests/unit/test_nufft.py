@@ -21,9 +21,10 @@ from lrpot.errors import ConfigError, StructureError
 from lrpot.kspace import FCN, Dispersion, FreeKernel, GaussianCoulomb, KernelByChannel, LearnedKernel, ReciprocalSum
 from lrpot.kspace.kernel import Kernel
 from lrpot.kspace.lattice import MAX_KVECTORS, MAX_MODES, k_lattice
-from lrpot.kspace.nufft import SAFETY, WIDTHS, Mesh, Nufft, _polynomials, choose_mesh, window, window_transform
+from lrpot.kspace.nufft import POINT_COST, SAFETY, WIDTHS, Mesh, Nufft, choose_mesh
 from lrpot.kspace.plan import skew_of
 from lrpot.kspace.separable import Separable
+from lrpot.kspace.window import window, window_polynomials, window_transform
 
 TOLERANCES = (1e-2, 1e-3, 1e-5, 1e-8)
 DIFFERENCE = 1e-8  # relative, of derivatives by central differences of fourth order
@@ -259,9 +260,9 @@ def between_planes(summed: ReciprocalSum, crystal: Crystal) -> Crystal:
     """No atom near the plane of the mesh where its window takes the next points: see below."""
     x, q, cell = crystal
     engine = engine_for(summed, cell)
-    place = x @ torch.linalg.inv(cell) * engine.counts - 0.5 * engine.width
+    place = x @ torch.linalg.inv(cell) * engine.grid.counts - 0.5 * engine.grid.width
     place = place.floor() + 0.1 + 0.8 * (place - place.floor())
-    return (place + 0.5 * engine.width) / engine.counts @ cell, q, cell
+    return (place + 0.5 * engine.grid.width) / engine.grid.counts @ cell, q, cell
 
 
 @pytest.mark.parametrize("kind", ["coulomb 1.0", "free"])
@@ -320,9 +321,9 @@ def test_nothing_jumps_where_an_atom_passes_a_plane_of_the_mesh(axis: int) -> No
     engine = engine_for(summed, cell)
     fractional = x @ torch.linalg.inv(cell)
     for shift in (0.0, 0.5):  # a window of an odd number of points begins between planes
-        fractional[0, axis] = (3.0 + shift) / engine.sizes[axis]
+        fractional[0, axis] = (3.0 + shift) / engine.grid.sizes[axis]
         step = torch.zeros_like(x)
-        step[0] = cell[axis] / engine.sizes[axis]
+        step[0] = cell[axis] / engine.grid.sizes[axis]
         near = [summed.energy_forces(fractional @ cell + t * step, q, cell) for t in (-1e-9, 1e-9)]
         (e0, f0), (e1, f1) = near
         scale = rms(f0)
@@ -337,7 +338,7 @@ def test_the_mesh_goes_round_its_ends(kind: str) -> None:
     """Everything moved by whole steps of the mesh, all around the cell, is the same on the mesh, to rounding."""
     summed = fixed(kind, tolerance=1e-2)
     x, q, cell = spread_out(10, 6.0)
-    sizes = engine_for(summed, cell).sizes
+    sizes = engine_for(summed, cell).grid.sizes
     energy, forces = summed.energy_forces(x, q, cell)
     for axis, size in enumerate(sizes):
         for n in range(1, size + 1):
@@ -349,43 +350,11 @@ def test_the_mesh_goes_round_its_ends(kind: str) -> None:
     assert 1e-8 < rms(f - forces) / rms(forces) < 1e-2
 
 
-@pytest.mark.parametrize("width", [4, 7, 10])
-def test_folding_and_unfolding_are_each_others_transpose(width: int) -> None:
-    engine = Nufft([5.0, 9.0, 7.0], Mesh(1.0, width, 0.6, 0.0), torch.device("cpu"), torch.float64)
-    assert min(engine.sizes) >= width
-    assert all(size % 2 == 0 for size in engine.sizes)
-    generator = torch.Generator().manual_seed(0)
-    spread = torch.randn(2, math.prod(engine.padded), generator=generator, dtype=torch.float64)
-    field = torch.randn(2, *engine.sizes, generator=generator, dtype=torch.float64)
-    total = float(spread.sum())
-    product = float((spread * engine._unfolded(field)).sum())
-    folded = engine._folded(spread.clone())
-    assert folded.shape == field.shape
-    assert float(folded.sum()) == pytest.approx(total, abs=1e-10)
-    assert float((folded * field).sum()) == pytest.approx(product, abs=1e-10)
-    place = torch.tensor([engine.sizes[0] + 1, 2, engine.sizes[2] + width - 1])
-    one = torch.zeros(1, math.prod(engine.padded), dtype=torch.float64)
-    one[0, int((place * engine.strides).sum())] = 1.0
-    assert engine._folded(one)[0, 1, 2, width - 1].item() == 1.0
-
-
-def test_atoms_are_spread_in_blocks(monkeypatch) -> None:
-    import lrpot.kspace.nufft as module
-
-    crystal = crystals()["8 channels"]
-    whole = fixed("learned").energy_forces(*crystal), fixed("learned").potential(*crystal)
-    monkeypatch.setattr(module, "TAPS", 50 * 7**3)
-    blocks = fixed("learned").energy_forces(*crystal), fixed("learned").potential(*crystal)
-    assert blocks[0][0].item() == pytest.approx(whole[0][0].item(), rel=EXACT)
-    assert rms(blocks[0][1] - whole[0][1]) < EXACT * rms(whole[0][1])
-    assert rms(blocks[1] - whole[1]) < EXACT * rms(whole[1])
-
-
 def test_a_mode_at_the_edge_of_the_band_is_left_out() -> None:
     """It stands for itself and its opposite, which in a triclinic cell are of different length."""
     engine = Nufft([6.0, 8.0, 7.0], Mesh(0.9, 5, 0.6, 0.0), torch.device("cpu"), torch.float64)
     indices, factor = engine.modes(torch.device("cpu"))
-    half = torch.tensor(engine.sizes) / 2
+    half = torch.tensor(engine.grid.sizes) / 2
     edge = (indices.abs() == half).any(dim=-1)
     assert edge.sum() > 50
     assert not factor[edge].any()
@@ -399,7 +368,7 @@ def test_a_mode_at_the_edge_of_the_band_is_left_out() -> None:
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("shape", [0.45, 0.65, 0.9])
 def test_polynomials_are_the_window(width: int, shape: float) -> None:
-    polynomials = _polynomials(width, shape)
+    polynomials = window_polynomials(width, shape)
     t = np.linspace(-1.0, 1.0, 777)
     columns = np.arange(width) + 1.0 - 0.5 * width
     exact_values = window(width, shape, columns - 0.5 * (t[:, None] + 1.0))
@@ -444,7 +413,7 @@ def test_window_and_its_slope_vanish_at_its_ends() -> None:
 def test_a_smaller_tolerance_takes_a_finer_mesh(kind: str) -> None:
     summed = fixed(kind)
     meshes = [choose_mesh(summed.phi, summed.k_cutoff, tolerance) for tolerance in TOLERANCES]
-    costs = [0.05 * m.width**3 + 2.0 / m.spacing**3 for m in meshes]
+    costs = [0.05 * m.width**3 + POINT_COST / m.spacing**3 for m in meshes]
     assert costs == sorted(costs)
     assert costs[0] < costs[-1]
     for mesh, tolerance in zip(meshes, TOLERANCES, strict=True):
@@ -458,7 +427,7 @@ def test_a_mesh_serves_the_kernel_it_was_chosen_for() -> None:
     for sigma in (0.6, 1.0, 1.4):
         phi = ReciprocalSum(GaussianCoulomb(sigma), 4.0).phi
         mesh = choose_mesh(phi, 4.0, 1e-3)
-        costs.append(0.05 * mesh.width**3 + 2.0 / mesh.spacing**3)
+        costs.append(0.05 * mesh.width**3 + POINT_COST / mesh.spacing**3)
     assert costs[0] > costs[1] > costs[2]
 
 
