@@ -18,8 +18,7 @@ from lrpot.backbones.messages import FusedMessages, plain_messages
 from lrpot.backbones.radial import ROWS, spline_coefficients
 from lrpot.errors import ConfigError
 from lrpot.smooth import taper
-
-MAX_ATOMIC_NUMBER = 118
+from lrpot.structure import MAX_ATOMIC_NUMBER
 
 # Intervals of the filters' splines per width of a Gaussian: values of the basis to 1e-8 and 1e-14, slopes to 2e-7 and
 # 1e-12 of the largest (tests/unit/test_radial.py).
