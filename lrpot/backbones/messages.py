@@ -208,12 +208,13 @@ def _plain_gradients(
     edges: FusedMessages, inputs: tuple[Tensor | None, ...], needed: tuple[bool, ...], a: Tensor, b: Tensor
 ) -> list[Tensor | None]:
     """Gradients that can be differentiated any number of times, by anything."""
-    table, vectors, phi, scalar, vector = inputs
-    again = FusedMessages.__new__(FusedMessages)
-    again.__dict__ = edges.__dict__ | {"vectors": vectors}
     with torch.enable_grad():
+        # views, for in a network of many steps an input depends on others, and only direct dependence counts here
+        table, vectors, phi, scalar, vector = views = [None if x is None else x.view_as(x) for x in inputs]
+        again = FusedMessages.__new__(FusedMessages)
+        again.__dict__ = edges.__dict__ | {"vectors": vectors}
         outputs = again.plainly(table, phi, scalar, vector)  # type: ignore[arg-type]
-        wanted = [x for x, needs in zip(inputs, needed, strict=True) if needs and x is not None]
+        wanted = [x for x, needs in zip(views, needed, strict=True) if needs and x is not None]
         found = iter(torch.autograd.grad(outputs, wanted, (a, b), create_graph=True, materialize_grads=True))
     return [next(found) if needs else None for needs in needed]
 
