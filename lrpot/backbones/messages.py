@@ -134,7 +134,7 @@ class _Messages(Function):
         vector: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         n, features = scalar.shape
-        to_scalar, to_vector = torch.empty_like(scalar), scalar.new_empty(n, 3, features)
+        to_scalar, to_vector = _result(scalar), scalar.new_empty(n, 3, features)
         v = _array(_vectors_or_none(vector, scalar))
         arrays = (_array(table), _array(phi), v, _array(scalar), v, to_scalar.numpy(), to_vector.numpy())
         edges.run(_loops(features, vector).forward, features, by_neighbour=False, args=arrays)
@@ -170,7 +170,7 @@ class _Gradients(Function):
         ctx: Any, edges: FusedMessages, table: Tensor, phi: Tensor, vector: Tensor | None, a: Tensor, b: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         features = a.shape[1]
-        g_phi, g_v = torch.empty_like(phi), torch.empty_like(_vectors_or_none(vector, a))
+        g_phi, g_v = _result(phi), _result(_vectors_or_none(vector, a))
         g_vectors = a.new_empty(len(edges.rows), 3)
         v = _array(_vectors_or_none(vector, a))
         arrays = (_array(table), _array(phi), v, _array(a), _array(b), g_phi.numpy(), g_v.numpy(), g_vectors.numpy())
@@ -186,8 +186,8 @@ class _Gradients(Function):
         edges: FusedMessages = ctx.edges
         features = a.shape[1]
         loops = _loops(features, vector)
-        g_a, g_b, g_phi = torch.empty_like(a), torch.empty_like(b), torch.empty_like(phi)
-        g_v, g_table = torch.empty_like(_vectors_or_none(vector, a)), _table_sums(edges, table)
+        g_a, g_b, g_phi = _result(a), _result(b), _result(phi)
+        g_v, g_table = _result(_vectors_or_none(vector, a)), _table_sums(edges, table)
         v = _array(_vectors_or_none(vector, a))
         given = tuple(_array(x) for x in gradients)
         common = (_array(table), _array(phi), v)
@@ -237,6 +237,11 @@ def _table_sums(edges: FusedMessages, table: Tensor) -> Tensor:
 
 def _array(tensor: Tensor) -> Any:
     return tensor.detach().contiguous().numpy()
+
+
+def _result(like: Tensor) -> Tensor:
+    """Of that shape and contiguous, for the loops are compiled anew for every other layout."""
+    return torch.empty_like(like, memory_format=torch.contiguous_format)
 
 
 def _vectors_or_none(vector: Tensor | None, scalar: Tensor) -> Tensor:
