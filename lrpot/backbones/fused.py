@@ -12,7 +12,7 @@ with the filters W_x(r) = sum_m b_m table[row + m, x] and the three thirds p_s, 
 a, b are the gradients by s_i and v_i.
 
 Functions take a range of atoms and the number of the part, for `lrpot.threads.share`. They are compiled at the first
-call for a width, once for each precision, and kept on disk.
+call for a width, once for each precision, and kept on disk where that can be written to.
 """
 
 # The types of the loops' arguments are the compiler's to find.
@@ -21,7 +21,7 @@ call for a width, once for each precision, and kept on disk.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numba
@@ -35,12 +35,17 @@ Loop = Callable[..., None]
 RECORD = 16
 
 # sums may be reordered, for that makes them vector operations; not-a-number stays what it is
-_compiled = partial(
-    numba.njit, nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"}
-)
+_OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "arcp", "nsz"}}
 
 
-@_compiled()
+def _compiled(function: Loop) -> Loop:
+    try:
+        return numba.njit(cache=True, **_OPTIONS)(function)
+    except RuntimeError:  # no folder can be written to: every process compiles for itself
+        return numba.njit(**_OPTIONS)(function)
+
+
+@_compiled
 def edge_records(vectors: Array, inverse_step: float, intervals: int, rows: Array, records: Array) -> None:
     """Where in the table an edge reads, and with what weights.
 
@@ -79,7 +84,7 @@ def edge_records(vectors: Array, inverse_step: float, intervals: int, rows: Arra
         record[11] = c5 * t * t * t * t
 
 
-@_compiled()
+@_compiled
 def sort_edges(keys: Array, pointers: Array, order: Array) -> None:
     """Group edges by an atom, in their order.
 
@@ -115,7 +120,7 @@ def loops(features: int, with_vectors: bool) -> Loops:
     F, F2, F3 = features, 2 * features, 3 * features
     V = with_vectors
 
-    @_compiled()
+    @_compiled
     def forward(start, stop, part, pointers, order, neighbour, rows, records, table, phi, v, s_in, v_in, s_out, v_out):
         """s_out = s_in + messages, v_out = v_in + messages, for the centres start ... stop.
 
@@ -158,7 +163,7 @@ def loops(features: int, with_vectors: bool) -> Loops:
                     else:
                         v_out[i, c, f] = sums[F + c * F + f]
 
-    @_compiled()
+    @_compiled
     def backward(start, stop, part, pointers, order, centre, rows, records, table, phi, v, a, b, g_phi, g_v, g_vectors):
         """Gradients g_phi (N, 3F), g_v (N, 3, F) and g_vectors (E, 3) from a (N, F) and b (N, 3, F).
 
@@ -216,7 +221,7 @@ def loops(features: int, with_vectors: bool) -> Loops:
                     for f in range(F):
                         g_v[j, c, f] = sums[F3 + c * F + f]
 
-    @_compiled()
+    @_compiled
     def by_table(start, stop, part, pointers, order, neighbour, rows, records, phi, v, a, b, g_table):
         """The gradient by the table, g_table (parts, K + 5, 3F), of the centres start ... stop, added to g_table[part].
 
@@ -244,7 +249,7 @@ def loops(features: int, with_vectors: bool) -> Loops:
                     for f in range(F3 if V else F2):
                         row[f] += weight * y_[f]
 
-    @_compiled()
+    @_compiled
     def second_at_centre(
         start, stop, part, pointers, order, neighbour, rows, records, table, phi, v, d_phi, d_v, d_vectors, g_a, g_b
     ):
@@ -297,7 +302,7 @@ def loops(features: int, with_vectors: bool) -> Loops:
                 for f in range(F):
                     g_b[i, c, f] = sums[F + c * F + f]
 
-    @_compiled()
+    @_compiled
     def second_at_neighbour(
         start, stop, part, pointers, order, centre, rows, records, table, phi, v, a, b, d_phi, d_v, d_vectors,
         g_phi, g_v, g_table,

@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 
 from lrpot.backbones import fused
 from lrpot.backbones.radial import ROWS, basis_splines
+from lrpot.errors import ShapeError, StructureError
 from lrpot.threads import parts, share
 
 _state = threading.local()
@@ -81,7 +82,20 @@ class FusedMessages:
             vectors: (E, 3), A, float32 or float64; kept, for derivatives by them.
             n_atoms: N.
             end, intervals: of the splines (A); an edge beyond the end sends nothing.
+        Raises:
+            ShapeError: not one vector for each edge.
+            StructureError: an edge of an atom that does not exist, which the loops would look for all the same.
         """
+        if edge_index.ndim != 2 or len(edge_index) != 2 or vectors.shape != (edge_index.shape[1], 3):
+            raise ShapeError(
+                f"edge_index is {tuple(edge_index.shape)} and edge vectors are {tuple(vectors.shape)}; "
+                "give (2, E) and (E, 3)"
+            )
+        if edge_index.numel():
+            lowest, highest = (int(x) for x in edge_index.aminmax())
+            if lowest < 0 or highest >= n_atoms:
+                wrong = lowest if lowest < 0 else highest
+                raise StructureError(f"edge_index names atom {wrong} of {n_atoms}; count atoms from 0")
         self.vectors = vectors
         self.edge_index = edge_index
         self.step, self.intervals = end / intervals, intervals

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import numba
+import numba.core.caching
 import numpy as np
 import pytest
 import torch
@@ -14,8 +16,10 @@ from torch import Tensor
 from torch.autograd import grad, gradcheck, gradgradcheck
 
 import lrpot.threads
+from lrpot.backbones import fused as compiled
 from lrpot.backbones.messages import FusedMessages, plain_messages, positions_only
 from lrpot.backbones.radial import ROWS
+from lrpot.errors import ShapeError, StructureError
 
 END, INTERVALS = 4.0, 6  # A; of the splines
 ATOMS, EDGES = 6, 40
@@ -350,7 +354,24 @@ def test_what_is_not_a_number_stays_so() -> None:
         assert bool(vector[others].isfinite().all())
 
 
-# --- memory and threads
+@pytest.mark.parametrize("atom", [-1, ATOMS])
+@pytest.mark.parametrize("row", [0, 1])
+def test_edges_of_no_atom_are_refused(atom: int, row: int) -> None:
+    inputs = make_inputs()
+    inputs.edge_index[row, 3] = atom
+    with pytest.raises(StructureError, match=f"names atom {atom} of {ATOMS}; count atoms from 0"):
+        fused(inputs)
+
+
+def test_edges_without_a_vector_are_refused() -> None:
+    inputs = make_inputs()
+    with pytest.raises(ShapeError, match=r"edge_index is \(2, 40\) and edge vectors are \(39, 3\)"):
+        fused(inputs._replace(vectors=inputs.vectors[1:]))
+    with pytest.raises(ShapeError, match=r"edge_index is \(40, 2\)"):
+        fused(inputs._replace(edge_index=inputs.edge_index.mT))
+
+
+# --- memory, threads and disk
 
 
 def test_layouts_in_memory_do_not_matter() -> None:
@@ -389,3 +410,14 @@ def test_two_threads_give_what_one_gives(two_threads: None, monkeypatch: pytest.
             # each thread adds up a table of its own; all else is one atom's, in one order
             by_table = len(one) > 2 and n == 0
             assert_same([x], [y], ROUNDING[torch.float64] if by_table else 0.0)
+
+
+def test_loops_need_no_place_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = make_inputs()
+    expected = fused(inputs)
+    monkeypatch.setattr(numba.core.caching.CacheImpl, "_locator_classes", [])
+    with pytest.raises(RuntimeError, match="cannot cache"):
+        numba.njit(cache=True)(by_hand)
+    fresh = compiled.loops.__wrapped__  # past what this process has compiled
+    monkeypatch.setattr(compiled, "loops", fresh)
+    assert_same(fused(inputs), expected, 0.0)
