@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from lrpot.backbones import BACKBONES
-from lrpot.backbones.painn import MAX_ATOMIC_NUMBER
 from lrpot.charges import CHARGES
 from lrpot.config import BackboneConfig, KernelConfig, ModelConfig
 from lrpot.errors import ConfigError
 from lrpot.kspace import FCN, CoulombComplement, FreeKernel, GaussianCoulomb, LearnedKernel, ReciprocalSum, splitting
 from lrpot.potential import LongRange, Potential, ShortRange
+from lrpot.structure import MAX_ATOMIC_NUMBER
 
 # Above this, what is left out of the Coulomb sum is larger than a good network's error.
 POOR_SUM = 1e-3

@@ -5,17 +5,23 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 
 import numba
 
 # Sums may be reordered, for that makes them vector operations; not-a-number stays what it is.
-compiled = partial(
-    numba.njit, nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"}
-)
+OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "arcp", "nsz"}}
 
 
-@compiled()
+def compiled(function: Callable[..., None]) -> Callable[..., None]:
+    """The function, compiled at its first call for each kind of arguments, and kept on disk."""
+    try:
+        return numba.njit(cache=True, **OPTIONS)(function)
+    except RuntimeError:  # no folder can be written to: every process compiles for itself
+        return numba.njit(**OPTIONS)(function)
+
+
+@compiled
 def group(keys, pointers, order):
     """Group entries by a key, in their order.
 

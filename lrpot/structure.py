@@ -33,6 +33,9 @@ from torch_geometric.data import Batch, Data
 
 LABELS = ("energy", "forces", "stress")
 
+# Of the last element with a name. Tables by atomic number have one row more, for it counts from 1.
+MAX_ATOMIC_NUMBER = 118
+
 
 class Structure(Data):
     """One crystal; see the table of this module for fields, shapes and units."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
 from typing import Any
 
@@ -28,7 +28,10 @@ def share(function: Callable[..., None], pointers: Any, work: int, *args: Any) -
         return
     spans = list(zip(bounds[:-1], bounds[1:], range(len(bounds) - 1), strict=True))
     others = [_pool(os.getpid()).submit(function, *span, pointers, *args) for span in spans[1:]]
-    function(*spans[0], pointers, *args)
+    try:
+        function(*spans[0], pointers, *args)
+    finally:
+        wait(others)  # whatever happens here, nobody writes to the caller's arrays after the end
     for other in others:
         other.result()
 

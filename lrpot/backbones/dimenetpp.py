@@ -20,9 +20,9 @@ from torch_geometric.nn.models.dimenet import BesselBasisLayer, InteractionPPBlo
 
 from lrpot.backbones.edge_pairs import EdgeRows, legendre_of_pairs, reverse_pairs
 from lrpot.backbones.features import AtomFeatures
-from lrpot.backbones.painn import MAX_ATOMIC_NUMBER
 from lrpot.backbones.spherical_bessel import SphericalBesselBasis
 from lrpot.errors import ConfigError
+from lrpot.structure import MAX_ATOMIC_NUMBER
 
 # Of the published network.
 RESIDUALS_BEFORE_SKIP, RESIDUALS_AFTER_SKIP, OUTPUT_LAYERS = 1, 2, 3

@@ -18,9 +18,9 @@ from torch_geometric.data import Data
 
 from lrpot.backbones.coupling import Irrep, Product, name_of, product_matrix, spherical_harmonics
 from lrpot.backbones.features import AtomFeatures
-from lrpot.backbones.painn import MAX_ATOMIC_NUMBER
 from lrpot.errors import ConfigError
 from lrpot.smooth import taper
+from lrpot.structure import MAX_ATOMIC_NUMBER
 
 SCALAR: Irrep = (0, 1)
 VECTOR: Irrep = (1, -1)

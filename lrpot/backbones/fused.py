@@ -12,7 +12,7 @@ with the filters W_x(r) = sum_m b_m table[row + m, x] and the three thirds p_s, 
 a, b are the gradients by s_i and v_i.
 
 Functions take a range of atoms and the number of the part, for `lrpot.threads.share`. They are compiled at the first
-call for a width, once for each precision, and kept on disk.
+call for a width, once for each precision, and kept on disk where that can be written to.
 """
 
 # The types of the loops' arguments are the compiler's to find.
@@ -21,12 +21,13 @@ call for a width, once for each precision, and kept on disk.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from lrpot.compiled import compiled
 
 Array = NDArray[Any]
 Loop = Callable[..., None]
@@ -34,13 +35,8 @@ Loop = Callable[..., None]
 # what a record of an edge holds: 6 splines, their derivatives by r, the direction, 1 / r
 RECORD = 16
 
-# sums may be reordered, for that makes them vector operations; not-a-number stays what it is
-_compiled = partial(
-    numba.njit, nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"}
-)
 
-
-@_compiled()
+@compiled
 def edge_records(vectors: Array, inverse_step: float, intervals: int, rows: Array, records: Array) -> None:
     """Where in the table an edge reads, and with what weights.
 
@@ -79,26 +75,6 @@ def edge_records(vectors: Array, inverse_step: float, intervals: int, rows: Arra
         record[11] = c5 * t * t * t * t
 
 
-@_compiled()
-def sort_edges(keys: Array, pointers: Array, order: Array) -> None:
-    """Group edges by an atom, in their order.
-
-    Args:
-        keys: (E,) int64, an atom of each edge.
-        pointers: (N + 1,) int64, result: where the edges of each atom begin.
-        order: (E,) int64, result: the edges, those of one atom beside each other.
-    """
-    pointers[:] = 0
-    for key in keys:
-        pointers[key + 1] += 1
-    for atom in range(len(pointers) - 1):
-        pointers[atom + 1] += pointers[atom]
-    place = pointers[:-1].copy()
-    for e in range(len(keys)):
-        order[place[keys[e]]] = e
-        place[keys[e]] += 1
-
-
 class Loops(NamedTuple):
     """The compiled loops for one width F; see the functions of the same names below."""
 
@@ -115,7 +91,7 @@ def loops(features: int, with_vectors: bool) -> Loops:
     F, F2, F3 = features, 2 * features, 3 * features
     V = with_vectors
 
-    @_compiled()
+    @compiled
     def forward(start, stop, part, pointers, order, neighbour, rows, records, table, phi, v, s_in, v_in, s_out, v_out):
         """s_out = s_in + messages, v_out = v_in + messages, for the centres start ... stop.
 
@@ -158,7 +134,7 @@ def loops(features: int, with_vectors: bool) -> Loops:
                     else:
                         v_out[i, c, f] = sums[F + c * F + f]
 
-    @_compiled()
+    @compiled
     def backward(start, stop, part, pointers, order, centre, rows, records, table, phi, v, a, b, g_phi, g_v, g_vectors):
         """Gradients g_phi (N, 3F), g_v (N, 3, F) and g_vectors (E, 3) from a (N, F) and b (N, 3, F).
 
@@ -216,7 +192,7 @@ def loops(features: int, with_vectors: bool) -> Loops:
                     for f in range(F):
                         g_v[j, c, f] = sums[F3 + c * F + f]
 
-    @_compiled()
+    @compiled
     def by_table(start, stop, part, pointers, order, neighbour, rows, records, phi, v, a, b, g_table):
         """The gradient by the table, g_table (parts, K + 5, 3F), of the centres start ... stop, added to g_table[part].
 
@@ -244,7 +220,7 @@ def loops(features: int, with_vectors: bool) -> Loops:
                     for f in range(F3 if V else F2):
                         row[f] += weight * y_[f]
 
-    @_compiled()
+    @compiled
     def second_at_centre(
         start, stop, part, pointers, order, neighbour, rows, records, table, phi, v, d_phi, d_v, d_vectors, g_a, g_b
     ):
@@ -297,7 +273,7 @@ def loops(features: int, with_vectors: bool) -> Loops:
                 for f in range(F):
                     g_b[i, c, f] = sums[F + c * F + f]
 
-    @_compiled()
+    @compiled
     def second_at_neighbour(
         start, stop, part, pointers, order, centre, rows, records, table, phi, v, a, b, d_phi, d_v, d_vectors,
         g_phi, g_v, g_table,

@@ -22,6 +22,8 @@ from torch.autograd.function import once_differentiable
 
 from lrpot.backbones import fused
 from lrpot.backbones.radial import ROWS, basis_splines
+from lrpot.compiled import group
+from lrpot.errors import ShapeError, StructureError
 from lrpot.threads import parts, share
 
 _state = threading.local()
@@ -81,7 +83,20 @@ class FusedMessages:
             vectors: (E, 3), A, float32 or float64; kept, for derivatives by them.
             n_atoms: N.
             end, intervals: of the splines (A); an edge beyond the end sends nothing.
+        Raises:
+            ShapeError: not one vector for each edge.
+            StructureError: an edge of an atom that does not exist, which the loops would look for all the same.
         """
+        if edge_index.ndim != 2 or len(edge_index) != 2 or vectors.shape != (edge_index.shape[1], 3):
+            raise ShapeError(
+                f"edge_index is {tuple(edge_index.shape)} and edge vectors are {tuple(vectors.shape)}; "
+                "give (2, E) and (E, 3)"
+            )
+        if edge_index.numel():
+            lowest, highest = (int(x) for x in edge_index.aminmax())
+            if lowest < 0 or highest >= n_atoms:
+                wrong = lowest if lowest < 0 else highest
+                raise StructureError(f"edge_index names atom {wrong} of {n_atoms}; count atoms from 0")
         self.vectors = vectors
         self.edge_index = edge_index
         self.step, self.intervals = end / intervals, intervals
@@ -134,7 +149,7 @@ class _Messages(Function):
         vector: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         n, features = scalar.shape
-        to_scalar, to_vector = torch.empty_like(scalar), scalar.new_empty(n, 3, features)
+        to_scalar, to_vector = _result(scalar), scalar.new_empty(n, 3, features)
         v = _array(_vectors_or_none(vector, scalar))
         arrays = (_array(table), _array(phi), v, _array(scalar), v, to_scalar.numpy(), to_vector.numpy())
         edges.run(_loops(features, vector).forward, features, by_neighbour=False, args=arrays)
@@ -170,7 +185,7 @@ class _Gradients(Function):
         ctx: Any, edges: FusedMessages, table: Tensor, phi: Tensor, vector: Tensor | None, a: Tensor, b: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         features = a.shape[1]
-        g_phi, g_v = torch.empty_like(phi), torch.empty_like(_vectors_or_none(vector, a))
+        g_phi, g_v = _result(phi), _result(_vectors_or_none(vector, a))
         g_vectors = a.new_empty(len(edges.rows), 3)
         v = _array(_vectors_or_none(vector, a))
         arrays = (_array(table), _array(phi), v, _array(a), _array(b), g_phi.numpy(), g_v.numpy(), g_vectors.numpy())
@@ -186,8 +201,8 @@ class _Gradients(Function):
         edges: FusedMessages = ctx.edges
         features = a.shape[1]
         loops = _loops(features, vector)
-        g_a, g_b, g_phi = torch.empty_like(a), torch.empty_like(b), torch.empty_like(phi)
-        g_v, g_table = torch.empty_like(_vectors_or_none(vector, a)), _table_sums(edges, table)
+        g_a, g_b, g_phi = _result(a), _result(b), _result(phi)
+        g_v, g_table = _result(_vectors_or_none(vector, a)), _table_sums(edges, table)
         v = _array(_vectors_or_none(vector, a))
         given = tuple(_array(x) for x in gradients)
         common = (_array(table), _array(phi), v)
@@ -208,12 +223,13 @@ def _plain_gradients(
     edges: FusedMessages, inputs: tuple[Tensor | None, ...], needed: tuple[bool, ...], a: Tensor, b: Tensor
 ) -> list[Tensor | None]:
     """Gradients that can be differentiated any number of times, by anything."""
-    table, vectors, phi, scalar, vector = inputs
-    again = FusedMessages.__new__(FusedMessages)
-    again.__dict__ = edges.__dict__ | {"vectors": vectors}
     with torch.enable_grad():
+        # views, for in a network of many steps an input depends on others, and only direct dependence counts here
+        table, vectors, phi, scalar, vector = views = [None if x is None else x.view_as(x) for x in inputs]
+        again = FusedMessages.__new__(FusedMessages)
+        again.__dict__ = edges.__dict__ | {"vectors": vectors}
         outputs = again.plainly(table, phi, scalar, vector)  # type: ignore[arg-type]
-        wanted = [x for x, needs in zip(inputs, needed, strict=True) if needs and x is not None]
+        wanted = [x for x, needs in zip(views, needed, strict=True) if needs and x is not None]
         found = iter(torch.autograd.grad(outputs, wanted, (a, b), create_graph=True, materialize_grads=True))
     return [next(found) if needs else None for needs in needed]
 
@@ -225,7 +241,7 @@ def _loops(features: int, vector: Tensor | None) -> fused.Loops:
 def _sorted(keys: Any, n_atoms: int) -> tuple[Any, Any]:
     pointers = torch.empty(n_atoms + 1, dtype=torch.int64).numpy()
     order = torch.empty(len(keys), dtype=torch.int64).numpy()
-    fused.sort_edges(keys, pointers, order)
+    group(keys, pointers, order)
     return pointers, order
 
 
@@ -236,6 +252,11 @@ def _table_sums(edges: FusedMessages, table: Tensor) -> Tensor:
 
 def _array(tensor: Tensor) -> Any:
     return tensor.detach().contiguous().numpy()
+
+
+def _result(like: Tensor) -> Tensor:
+    """Of that shape and contiguous, for the loops are compiled anew for every other layout."""
+    return torch.empty_like(like, memory_format=torch.contiguous_format)
 
 
 def _vectors_or_none(vector: Tensor | None, scalar: Tensor) -> Tensor:

@@ -18,11 +18,10 @@ from lrpot.backbones.messages import FusedMessages, plain_messages
 from lrpot.backbones.radial import ROWS, spline_coefficients
 from lrpot.errors import ConfigError
 from lrpot.smooth import taper
+from lrpot.structure import MAX_ATOMIC_NUMBER
 
-MAX_ATOMIC_NUMBER = 118
-
-# Intervals of the filters' splines per width of a Gaussian: values of the basis to 1e-8 and 1e-14, slopes to 2e-7 and
-# 1e-12 of the largest (tests/unit/test_radial.py).
+# Intervals of the filters' splines per width of a Gaussian. With 8 Gaussians or more: values of the basis to 1e-8 and
+# 1e-14, slopes to 3e-7 and 2e-12, curvatures to 1e-5 and 5e-10 of the largest (tests/unit/test_radial.py).
 INTERVALS = {torch.float32: 8, torch.float64: 96}
 
 
@@ -67,7 +66,7 @@ class PaiNN(nn.Module):
         self.mixing = nn.ModuleList(_Mixing(features) for _ in range(interactions))
         # what follows from centres and weights, beside what it follows from
         self._splines: tuple[tuple[object, ...], Tensor] = ((), torch.empty(0))
-        self._tables = (torch.empty(0), torch.empty(0))
+        self._tables = (torch.empty(0), torch.empty(0), torch.empty(0))
 
     def forward(self, batch: Data, vectors: Tensor) -> AtomFeatures:
         """Features of every atom.
@@ -87,11 +86,15 @@ class PaiNN(nn.Module):
 
     def _messages(self, batch: Data, vectors: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
         """The messages of a step: (step, phi, scalar, vector) -> scalar, vector."""
-        if vectors.device.type == "cpu":
-            tables = self._filter_tables()
-            intervals = tables.shape[1] - ROWS + 1
-            edges = FusedMessages(batch.edge_index, vectors, len(batch.numbers), self.cutoff, intervals)
-            return lambda step, *features: edges(tables[step], *features)
+        return (self._fused if vectors.device.type == "cpu" else self._plain)(batch, vectors)
+
+    def _fused(self, batch: Data, vectors: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
+        tables = self._filter_tables()
+        intervals = tables.shape[1] - ROWS + 1
+        edges = FusedMessages(batch.edge_index, vectors, len(batch.numbers), self.cutoff, intervals)
+        return lambda step, *features: edges(tables[step], *features)
+
+    def _plain(self, batch: Data, vectors: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
         neighbour, centre = batch.edge_index
         basis = self._tapered_basis(torch.linalg.vector_norm(vectors, dim=1))
         filters = torch.nn.functional.linear(basis[:, :-1], self.filter_net.weight)
@@ -103,14 +106,14 @@ class PaiNN(nn.Module):
         weights = torch.cat([self.filter_net.weight, self.filter_net.bias[:, None]], dim=1)
         if weights.requires_grad:
             return self._tabulate(weights)
-        # compared by value, for weights can change in ways that leave no trace on the tensor
-        known, tables = self._tables
-        if known.dtype != weights.dtype or not torch.equal(known, weights):
-            # tensors made in inference mode could not serve a later call that is differentiated
-            with torch.inference_mode(False), torch.no_grad():
-                weights = weights.clone()
+        # tensors made in inference mode could not serve a later call that is differentiated
+        with torch.inference_mode(False), torch.no_grad():
+            spline = self._spline(weights.dtype)
+            known_spline, known, tables = self._tables
+            # compared by value, for weights can change in ways that leave no trace on the tensor
+            if known_spline is not spline or not torch.equal(known, weights):
                 tables = self._tabulate(weights)
-            self._tables = (weights, tables)
+                self._tables = (spline, weights.clone(), tables)
         return tables
 
     def _tabulate(self, weights: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from ase.stress import voigt_6_to_full_3x3_stress
 
 from lrpot.data.neighbours import NeighbourList, add_edges
 from lrpot.errors import DataError, LrpotError, StructureError, UnknownElementError
-from lrpot.structure import Structure, make_structure
+from lrpot.structure import MAX_ATOMIC_NUMBER, Structure, make_structure
 
 # An occupancy this close to 1 is 1: files round it.
 FULL = 1e-3
@@ -179,8 +179,8 @@ def check_elements(numbers: np.ndarray, elements: Iterable[int] | None) -> None:
     Raises:
         UnknownElementError: names the atom, its element and what is allowed.
     """
-    if len(numbers) and (numbers.min() < 1 or numbers.max() > 118):
-        atom = int(np.flatnonzero((numbers < 1) | (numbers > 118))[0])
+    if len(numbers) and (numbers.min() < 1 or numbers.max() > MAX_ATOMIC_NUMBER):
+        atom = int(np.flatnonzero((numbers < 1) | (numbers > MAX_ATOMIC_NUMBER))[0])
         raise UnknownElementError(f"atom {atom} is of no element (number {numbers[atom]}); name its element")
     if elements is None:
         return

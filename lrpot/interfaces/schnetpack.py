@@ -15,12 +15,12 @@ from ase import units
 from ase.data import atomic_numbers
 from torch import Tensor, nn
 
-from lrpot.backbones.painn import MAX_ATOMIC_NUMBER
 from lrpot.build import build_potential
 from lrpot.config import make_config
 from lrpot.errors import ConfigError, ModelFileError
 from lrpot.model_file import ModelInfo, symbols
 from lrpot.potential import Potential
+from lrpot.structure import MAX_ATOMIC_NUMBER
 
 # SchNetPack's files do not say their units; these are the common ones, in eV and A.
 ENERGY_UNITS = {

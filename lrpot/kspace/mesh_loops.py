@@ -35,7 +35,7 @@ def loops(width: int) -> Loops:
     """The loops for a width; it is a constant in them."""
     W = width
 
-    @compiled()
+    @compiled
     def windows(start, stop, part, pointers, fractional, polynomials, sizes, places, values):
         """Where the windows of the atoms start ... stop begin, and what they are there.
 
@@ -65,7 +65,7 @@ def loops(width: int) -> Loops:
                 # the window's first point is the one after its beginning
                 places[i, axis] = (int(first) + 1) % size
 
-    @compiled()
+    @compiled
     def spread(start, stop, part, pointers, order, places, values, charges, sizes, density):
         """Add charges (N, C) to the planes start ... stop of the density (C, M1 M2 M3).
 
@@ -103,7 +103,7 @@ def loops(width: int) -> Loops:
                                 for c in range(W):
                                     mesh[row + np.uintp((z + c) % M3)] += share * in_z[c]
 
-    @compiled()
+    @compiled
     def gather(start, stop, part, pointers, order, places, values, charges, sizes, field, by_mesh, by_charges):
         """The field (C, M1 M2 M3) under the windows of the atoms order[start ... stop].
 

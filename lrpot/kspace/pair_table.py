@@ -82,7 +82,7 @@ class _Pair(Function):
         return seed * slopes, None
 
 
-@compiled()
+@compiled
 def _look_up(distances, coefficients, power, onset, cutoff, values, slopes):
     intervals = len(coefficients)
     inverse_step = intervals / cutoff

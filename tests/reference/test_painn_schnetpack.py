@@ -12,12 +12,11 @@ import torch.utils.data.dataloader
 from torch import Tensor, nn
 
 from lrpot.backbones import PaiNN
-from lrpot.structure import Structure, collate, edge_vectors
+from lrpot.structure import MAX_ATOMIC_NUMBER, Structure, collate, edge_vectors
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}  # relative to the largest number
 CUTOFF = 4.0  # A
 FEATURES, INTERACTIONS, RADIAL_BASIS = 16, 3, 12
-MAX_Z = 119  # rows of our embedding
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +44,7 @@ def both(schnetpack, dtype: torch.dtype) -> tuple[PaiNN, nn.Module]:
         INTERACTIONS,
         schnetpack.nn.GaussianRBF(n_rbf=RADIAL_BASIS, cutoff=CUTOFF),
         schnetpack.nn.CosineCutoff(CUTOFF),
-        max_z=MAX_Z,
+        max_z=MAX_ATOMIC_NUMBER + 1,
     )
     ours, theirs = ours.to(dtype), theirs.to(dtype)
     basis = {"centres"}
