@@ -1,4 +1,4 @@
-"""MD steps of 432 atoms of NaCl: LRCalculator with and without long range beside SchNetPack's ASE calculator.
+"""MD steps of NaCl: LRCalculator with and without long range, at 432 atoms beside SchNetPack's ASE calculator.
 
     python benchmarks/calculator.py
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,13 +26,16 @@ from lrpot.console import Console
 
 SIZES = {"F=64, 3 interactions (default)": (64, 3), "F=128, 3 interactions": (128, 3)}
 STEPS = 5  # of MD in one measurement
+LARGE = (12, 19)  # repeats of the primitive cell: 3,456 and 13,718 atoms
 
 
 def main() -> None:
     atoms = rattled(bulk("NaCl", "rocksalt", a=5.64).repeat(6))
     records = []
+    shares = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
+        shares += [share_of_long_range(n, threads) for n in LARGE]
         for size, (features, interactions) in SIZES.items():
             network = make_network(features, interactions)
             cases = {
@@ -61,15 +65,43 @@ def main() -> None:
     ]
     columns = ["432 atoms, one MD step", "threads", "network + long range (ms)", "network alone (ms)"]
     Console().table("LRCalculator", [*columns, "SchNetPack's calculator (ms)", "ratio"], rows)
-    print("wrote", write("calculator", {"machine": machine(), "atoms": len(atoms), "records": records}))
+    rows = [
+        [
+            f"{share['atoms']:,}",
+            str(share["threads"]),
+            *(f"{value:.0f}" for value in share["milliseconds"].values()),
+            f"{100.0 * share['long range / step']:.0f} %",
+        ]
+        for share in shares
+    ]
+    columns = ["atoms", "threads", "network + long range (ms)", "network alone (ms)", "share of long range"]
+    Console().table("A step of larger cells, F=64", columns, rows)
+    result = {"machine": machine(), "atoms": len(atoms), "records": records, "large": shares}
+    print("wrote", write("calculator", result))
 
 
-def md(atoms: Atoms, calculator: Calculator) -> Callable[[], object]:
+def share_of_long_range(repeats: int, threads: int) -> dict[str, Any]:
+    atoms = rattled(bulk("NaCl", "rocksalt", a=5.64).repeat(repeats))
+    network = make_network(64, 3)
+    cases = {
+        "network + long range": md(atoms, LRCalculator(same_in_lrpot(network, "coulomb"), dtype="float32"), steps=1),
+        "network alone": md(atoms, LRCalculator(same_in_lrpot(network), dtype="float32"), steps=1),
+    }
+    seconds = alternate(cases, rounds=10, warmup=1)
+    return {
+        "atoms": len(atoms),
+        "threads": threads,
+        "milliseconds": {name: 1e3 * statistics.median(v) for name, v in seconds.items()},
+        "long range / step": 1.0 - 1.0 / median_ratio(*seconds.values()),
+    }
+
+
+def md(atoms: Atoms, calculator: Calculator, steps: int = STEPS) -> Callable[[], object]:
     atoms = atoms.copy()
     atoms.calc = calculator
     atoms.set_momenta(np.random.default_rng(0).normal(size=(len(atoms), 3)))
     dynamics = VelocityVerlet(atoms, 0.1 * units.fs)  # the weights are random: short steps
-    return lambda: dynamics.run(STEPS)
+    return lambda: dynamics.run(steps)
 
 
 if __name__ == "__main__":

@@ -121,7 +121,8 @@ def edge_vectors(batch: Data) -> Tensor:
     else:
         cells = batch.cell[batch_index(batch)[centre]]
         shift = torch.einsum("ea,eab->eb", batch.edge_shift, cells)
-    return batch.positions[neighbour] - batch.positions[centre] + shift
+    # index_select, and its derivative, take half the time of an index in brackets
+    return batch.positions.index_select(0, neighbour) - batch.positions.index_select(0, centre) + shift
 
 
 def _float64(values: Any) -> Tensor:

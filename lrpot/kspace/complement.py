@@ -39,24 +39,20 @@ class _Complement(nn.Module):
             (G,) float64, eV.
         """
         charges = charges.to(torch.float64)
-        neighbour, centre = edge_index
-        pair = (charges[neighbour] * charges[centre]).sum(dim=1) * self.pair(distances)
-        per_atom = self.own_field * (charges**2).sum(dim=1)
-        per_atom = per_atom.index_add(0, centre, 0.5 * pair)
+        per_atom = self.table.per_atom(charges, edge_index, distances)
+        per_atom = per_atom + self.own_field * (charges**2).sum(dim=1)
         total = per_atom.new_zeros(len(volume)).index_add(0, batch, per_atom)
         net = charges.new_zeros(len(volume), charges.shape[1]).index_add(0, batch, charges)
         return total + self.net_charge / volume * (net**2).sum(dim=1)
 
     def pair(self, distances: Tensor) -> Tensor:
         """(E,), eV / e^2: the energy of two unit charges that the reciprocal half lacks, at distances in A."""
-        return self._table(distances)
+        return self.bare(distances) * taper(distances, self.cutoff, self.onset)
 
     @cached_property
-    def _table(self) -> PairTable:
-        return PairTable(self._formula, self.bare, self.power, (self.onset * self.cutoff, self.cutoff))
-
-    def _formula(self, distances: Tensor) -> Tensor:
-        return self.bare(distances) * taper(distances, self.cutoff, self.onset)
+    def table(self) -> PairTable:
+        """`pair`, for sums over many."""
+        return PairTable(self.pair, self.bare, self.power, (self.onset * self.cutoff, self.cutoff))
 
     own_field: float
     net_charge: float

@@ -169,19 +169,19 @@ class Nufft:
         fractional, charges = fractional[0], charges[0]
         taps = self.taps(fractional, charges, self.grid)
         amplitude = torch.fft.rfftn(taps.spread(), dim=(1, 2, 3))
-        # real times complex is slow, real and imaginary part times their weights are not
         parts = torch.view_as_real(amplitude)
-        response = torch.view_as_complex(parts * weights[0].to(charges.dtype))
-        field = torch.fft.irfftn(response, s=self.grid.sizes, dim=(1, 2, 3), norm="forward")
-        by_charges, by_mesh = taps.gather(field)
-        # the response is half the derivative
-        energy = torch.sum(charges.double() * by_charges.double()).reshape(1)
         square = None
         if power:
             square = (parts**2).to(weights.dtype)
             # a mode with n3 > 0 stands for its opposite too
             square[..., 1:, :] *= 2.0
             square = square[None].sum_to_size(weights.shape)
+        # real times complex is slow, real and imaginary part times their weights are not
+        parts *= weights[0].to(charges.dtype)
+        field = torch.fft.irfftn(amplitude, s=self.grid.sizes, dim=(1, 2, 3), norm="forward")
+        by_charges, by_mesh = taps.gather(field)
+        # the response is half the derivative
+        energy = torch.sum(charges.double() * by_charges.double()).reshape(1)
         return energy, Gradient(2.0 * (by_mesh * self.grid.counts)[None], 2.0 * by_charges[None], square)
 
     def differentiate(self, *arguments: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:

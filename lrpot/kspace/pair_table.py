@@ -1,6 +1,7 @@
-"""A pair energy and its derivative from a table, in one compiled loop; differentiable further by its formula."""
+"""Sums of a pair energy, read with its derivative from a table, in compiled loops; differentiable further by its
+formula."""
 
-# The types of the loop's arguments are the compiler's to find.
+# The types of the loops' arguments are the compiler's to find.
 # mypy: disallow-untyped-defs=False
 
 from __future__ import annotations
@@ -53,37 +54,65 @@ class PairTable:
             values = (energy(torch.from_numpy(r.ravel())).numpy() * r.ravel() ** power).reshape(r.shape)
         self.coefficients = np.linalg.solve(np.vander(nodes, increasing=True), values.T).T.copy()
 
-    def __call__(self, distances: Tensor) -> Tensor:
-        """(E,) from (E,), float64, eV/e^2 from A; zero from the cutoff on."""
-        if distances.device.type != "cpu" or distances.dtype != torch.float64:
-            return self.formula(distances)
-        return _Pair.apply(distances, self)
+    def per_atom(self, charges: Tensor, edge_index: Tensor, distances: Tensor) -> Tensor:
+        """(N,), eV: half of the energy of every pair, to each of its atoms; differentiable.
 
-    def values_and_slopes(self, distances: Tensor) -> tuple[Tensor, Tensor]:
+        Args:
+            charges: (N, C), e. distances: (E,), A. Both float64.
+            edge_index: (2, E); every pair in both directions.
+        """
+        if distances.device.type != "cpu":
+            return self.plainly(charges, edge_index, distances)
+        return _PerAtom.apply(charges, distances, edge_index, self)
+
+    def plainly(self, charges: Tensor, edge_index: Tensor, distances: Tensor) -> Tensor:
+        """`per_atom` in tensor operations, with the formula."""
+        neighbour, centre = edge_index
+        products = charges.index_select(0, neighbour) * charges.index_select(0, centre)
+        pairs = 0.5 * products.sum(dim=1) * self.formula(distances)
+        return charges.new_zeros(len(charges)).index_add(0, centre, pairs)
+
+    def look_up(self, distances: Tensor) -> tuple[Tensor, Tensor]:
+        """The pair energy of unit charges and its derivative, (E,), zero from the cutoff on."""
         r = distances.detach().contiguous()
         values, slopes = torch.empty_like(r), torch.empty_like(r)
-        _look_up(r.numpy(), self.coefficients, self.power, self.onset, self.cutoff, values.numpy(), slopes.numpy())
+        _pairs(r.numpy(), self.coefficients, self.power, self.onset, self.cutoff, values.numpy(), slopes.numpy())
         return values, slopes
 
 
-class _Pair(Function):
+class _PerAtom(Function):
     @staticmethod
-    def forward(ctx: Any, distances: Tensor, table: PairTable) -> Tensor:
-        values, slopes = table.values_and_slopes(distances)
-        ctx.table = table
-        ctx.save_for_backward(distances, slopes)
-        return values
+    def forward(ctx: Any, charges: Tensor, distances: Tensor, edge_index: Tensor, table: PairTable) -> Tensor:
+        values, slopes = table.look_up(distances)
+        energies = charges.new_zeros(len(charges))
+        _sum_pairs(*_arrays(edge_index, charges, values), energies.numpy())
+        ctx.table, ctx.edge_index = table, edge_index
+        ctx.save_for_backward(charges, distances, values, slopes)
+        return energies
 
     @staticmethod
-    def backward(ctx: Any, seed: Tensor) -> tuple[Tensor, None]:
-        distances, slopes = ctx.saved_tensors
+    def backward(ctx: Any, seed: Tensor) -> tuple[Tensor | None, ...]:
+        charges, distances, values, slopes = ctx.saved_tensors
         if torch.is_grad_enabled():
-            (slopes,) = torch.autograd.grad(ctx.table.formula(distances).sum(), distances, create_graph=True)
-        return seed * slopes, None
+            # by views: charges may depend on distances, and this derivative must not follow that
+            charges, distances = charges.view_as(charges), distances.view_as(distances)
+            energies = ctx.table.plainly(charges, ctx.edge_index, distances)
+            inputs = [x for x in (charges, distances) if x.requires_grad]
+            found = iter(torch.autograd.grad(energies, inputs, seed, create_graph=True))
+            return *(next(found) if x.requires_grad else None for x in (charges, distances)), None, None
+        by_charges, by_distances = torch.zeros_like(charges), torch.empty_like(distances)
+        arrays = _arrays(ctx.edge_index, charges, values, slopes, seed)
+        _differentiate_pairs(*arrays, by_charges.numpy(), by_distances.numpy())
+        return by_charges, by_distances, None, None
+
+
+def _arrays(edge_index: Tensor, *tensors: Tensor) -> list[np.ndarray]:
+    return [x.detach().contiguous().numpy() for x in (*edge_index, *tensors)]
 
 
 @compiled
-def _look_up(distances, coefficients, power, onset, cutoff, values, slopes):
+def _pairs(distances, coefficients, power, onset, cutoff, values, slopes):
+    """Pair energies and their derivatives, (E,), at (E,) distances."""
     intervals = len(coefficients)
     inverse_step = intervals / cutoff
     for e in range(len(distances)):
@@ -108,3 +137,28 @@ def _look_up(distances, coefficients, power, onset, cutoff, values, slopes):
             slope = slope * taper - value * 30.0 * x * x * (1.0 - x) * (1.0 - x) / (cutoff - onset)
             value *= taper
         values[e], slopes[e] = value, slope
+
+
+@compiled
+def _sum_pairs(neighbour, centre, charges, values, energies):
+    """Add to the atoms' energies (N,)."""
+    for e in range(len(values)):
+        i, j = centre[e], neighbour[e]
+        product = 0.0
+        for channel in range(charges.shape[1]):
+            product += charges[i, channel] * charges[j, channel]
+        energies[i] += 0.5 * product * values[e]
+
+
+@compiled
+def _differentiate_pairs(neighbour, centre, charges, values, slopes, seed, by_charges, by_distances):
+    """The gradient of the sum of seed (N,) times energies: added to by_charges (N, C), written to by_distances (E,)."""
+    for e in range(len(values)):
+        i, j = centre[e], neighbour[e]
+        half = 0.5 * seed[i]
+        product = 0.0
+        for channel in range(charges.shape[1]):
+            product += charges[i, channel] * charges[j, channel]
+            by_charges[i, channel] += half * values[e] * charges[j, channel]
+            by_charges[j, channel] += half * values[e] * charges[i, channel]
+        by_distances[e] = half * product * slopes[e]

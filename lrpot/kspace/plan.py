@@ -18,10 +18,10 @@ from lrpot.kspace.system import System
 
 # Engine auto: seconds on two cores in float32, from benchmarks/kspace.py; float64 takes about twice as long.
 SECONDS_PER_PHASE = 3.0e-9  # separable: sine and cosine of one phase, and what is done with them
-SECONDS_PER_PRODUCT = 1.5e-11  # separable: one multiplication in its three matrix products
-SECONDS_PER_TAP = 3.5e-9  # nufft: one point of one atom's window
-SECONDS_PER_POINT = 8.0e-9  # nufft: one point of the mesh
-SECONDS_TO_START = 0.6e-3  # nufft: a call, beyond what one of separable takes
+SECONDS_PER_PRODUCT = 2.5e-11  # separable: one multiplication in its three matrix products
+SECONDS_PER_TAP = 1.5e-9  # nufft: one point of one atom's window
+SECONDS_PER_POINT = 9.0e-9  # nufft: one point of the mesh
+SECONDS_TO_START = 0.25e-3  # nufft: a call, beyond what one of separable takes
 
 # Below this nufft is never faster, and its mesh need not be chosen.
 FEW_ATOMS = 100
