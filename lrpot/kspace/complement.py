@@ -52,11 +52,12 @@ class _Complement(nn.Module):
     @cached_property
     def table(self) -> PairTable:
         """`pair`, for sums over many."""
-        return PairTable(self.pair, self.bare, self.power, (self.onset * self.cutoff, self.cutoff))
+        return PairTable(self.pair, self.bare, self.power, self.length, (self.onset * self.cutoff, self.cutoff))
 
     own_field: float
     net_charge: float
     power: int  # of 1 / r in `bare`
+    length: float  # A, over which the rest of it varies
 
     def bare(self, distances: Tensor) -> Tensor:
         raise NotImplementedError
@@ -83,6 +84,7 @@ class CoulombComplement(_Complement):
         """
         super().__init__(cutoff, onset)
         self.alpha = kernel.alpha
+        self.length = 1.0 / self.alpha
         self.own_field = -COULOMB_CONSTANT * self.alpha / math.sqrt(math.pi)
         self.net_charge = kernel.at_zero
 
@@ -105,6 +107,7 @@ class DispersionComplement(_Complement):
         """As for `CoulombComplement`."""
         super().__init__(cutoff, onset)
         self.beta = kernel.beta
+        self.length = 1.0 / self.beta
         self.own_field = self.beta**6 / 12.0
         self.net_charge = kernel.at_zero
 

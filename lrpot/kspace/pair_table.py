@@ -6,6 +6,7 @@ formula."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,16 +17,15 @@ from torch.autograd import Function
 
 from lrpot.compiled import compiled
 
-INTERVALS = 1024
 DEGREE = 5
+INTERVALS_PER_LENGTH = 200  # the error of the polynomials is then that of rounding
 
 
 class PairTable:
     """energy(r) taper(r) for distances up to a cutoff, with energy(r) = smooth(r) / r^power from a table of smooth(r).
 
-    Polynomials of degree 5 on 1024 intervals; beside a smooth(r) that varies over an angstrom their error is that of
-    rounding. Only the first derivative is tabulated: a derivative that is to be differentiated again comes from the
-    formula.
+    Polynomials of degree 5 in equal intervals. Only the first derivative is tabulated: a derivative that is to be
+    differentiated again comes from the formula.
     """
 
     def __init__(
@@ -33,6 +33,7 @@ class PairTable:
         formula: Callable[[Tensor], Tensor],
         energy: Callable[[Tensor], Tensor],
         power: int,
+        length: float,
         ends: tuple[float, float],
     ) -> None:
         """
@@ -40,15 +41,17 @@ class PairTable:
             formula: the whole pair energy, taper included, (E,) from (E,) distances, float64.
             energy: the same without taper.
             power: of 1 / r in it.
+            length: A, over which smooth(r) varies.
             ends: A, where the taper begins, and where it and the table end.
         """
         self.formula = formula
         self.power = power
         self.onset, self.cutoff = ends
+        intervals = math.ceil(INTERVALS_PER_LENGTH * self.cutoff / length)
         # in each interval through points that include both of its ends
         nodes = 0.5 - 0.5 * np.cos(np.pi * np.arange(DEGREE + 1) / DEGREE)
-        r = (np.arange(INTERVALS)[:, None] + nodes) * (self.cutoff / INTERVALS)
-        # at r = 0 itself energy is infinite; smooth is as flat there as it is even
+        r = (np.arange(intervals)[:, None] + nodes) * (self.cutoff / intervals)
+        # at r = 0 itself the energy is infinite; smooth(r) is flat there
         r[0, 0] = 1e-3 * r[0, 1]
         with torch.no_grad():
             values = (energy(torch.from_numpy(r.ravel())).numpy() * r.ravel() ** power).reshape(r.shape)
