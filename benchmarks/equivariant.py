@@ -14,6 +14,7 @@ import statistics
 import warnings
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 from ase import Atoms
 from ase.build import bulk
@@ -88,7 +89,7 @@ def _cases(batch: Batch, dtype: torch.dtype) -> Iterator[tuple[str, Callable[[],
         model = Potential(short, None, list(ELEMENTS)).set_precision(dtype)
         yield name, _step(model, lambda model=model: model(batch, create_graph=True))
     for name, (harmonics, correlation) in PEERS.items() if mace is not None else ():
-        peer, inputs = _mace(batch, dtype, harmonics, correlation), _mace_inputs(batch, dtype)
+        peer, inputs = make_mace(batch, dtype, harmonics, correlation), mace_inputs(batch, dtype)
         yield name, _step(peer, lambda peer=peer, inputs=inputs: peer(inputs, training=True))
 
 
@@ -105,7 +106,16 @@ def _step(model: nn.Module, predict: Callable[[], dict[str, Tensor]]) -> Callabl
     return step
 
 
-def _mace(batch: Batch, dtype: torch.dtype, harmonics: int, correlation: int) -> nn.Module:
+def make_mace(
+    batch: Batch,
+    dtype: torch.dtype,
+    harmonics: int,
+    correlation: int,
+    *,
+    offsets: np.ndarray | None = None,
+    scale: float = 1.0,
+) -> nn.Module:
+    """MACE for the elements of a batch; offsets (1, 2), eV, and the scale of what is learned, eV."""
     from e3nn import o3
 
     warnings.filterwarnings("ignore", "The TorchScript type system", UserWarning)
@@ -122,17 +132,17 @@ def _mace(batch: Batch, dtype: torch.dtype, harmonics: int, correlation: int) ->
         num_elements=len(ELEMENTS),
         hidden_irreps=o3.Irreps("32x0e+32x1o"),
         MLP_irreps=o3.Irreps("16x0e"),
-        atomic_energies=torch.zeros(1, len(ELEMENTS)).numpy(),
+        atomic_energies=np.zeros((1, len(ELEMENTS))) if offsets is None else offsets,
         avg_num_neighbors=batch.edge_index.shape[1] / batch.num_nodes,
         atomic_numbers=list(ELEMENTS),
         correlation=correlation,
         gate=nn.functional.silu,
-        atomic_inter_scale=1.0,
+        atomic_inter_scale=scale,
         atomic_inter_shift=0.0,
     ).to(dtype)
 
 
-def _mace_inputs(batch: Batch, dtype: torch.dtype) -> dict[str, Tensor]:
+def mace_inputs(batch: Batch, dtype: torch.dtype) -> dict[str, Tensor]:
     # its edges point from neighbour to centre
     shifts = torch.einsum("ea,eab->eb", batch.edge_shift, batch.cell[batch.batch[batch.edge_index[1]]])
     return {

@@ -1,19 +1,44 @@
-"""The tables of the README from the JSON of the benchmarks, to be pasted there; a test compares the two.
+"""The tables of the README from the JSON of the benchmarks; a test compares the two.
 
-python benchmarks/readme_tables.py
+    python benchmarks/readme_tables.py            prints them
+    python benchmarks/readme_tables.py --write    puts each in the place of the one with the same columns
 """
 
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 from timing import RESULTS
 
 
 def main() -> None:
-    for text in (demo(read("demo")), speed(read("calculator"), read("nacl_builder")), dft(read("dft_nacl"))):
+    readme = Path(__file__).resolve().parents[1] / "README.md"
+    lines = readme.read_text(encoding="utf-8").splitlines()
+    for text in tables():
         print(text, end="\n\n")
+        new = text.splitlines()
+        if "--write" in sys.argv:
+            start = lines.index(new[0])
+            lines[start : start + len(new)] = new
+    readme.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def tables() -> list[str]:
+    """In the order of the README."""
+    return [
+        demo(read("demo")),
+        dft(read("dft_nacl")),
+        steps(read("calculator")),
+        large(read("calculator")),
+        painn(read("painn")),
+        others(read("dimenetpp"), read("equivariant")),
+        accuracy(read("equivariant_accuracy")),
+        reciprocal(read("kspace")),
+        builder(read("nacl_builder")),
+    ]
 
 
 def read(name: str) -> dict[str, Any]:
@@ -31,23 +56,121 @@ def demo(result: dict[str, Any]) -> str:
     return table(("mean absolute error", *units), [*rows, ("network alone / stage 3", *ratios)])
 
 
-def speed(calculator: dict[str, Any], builder: dict[str, Any]) -> str:
-    cases = ("network + long range (ms)", "network alone (ms)", "SchNetPack PaiNN (ms)")
+def steps(result: dict[str, Any]) -> str:
     rows = [
         (
-            f"{record['network']}, {record['dtype']}",
+            record["network"],
+            str(record["threads"]),
             *(f"{value:.0f}" for value in record["milliseconds"].values()),
-            f"{record['long range / network alone']:.2f}",
-            f"{record['long range / SchNetPack']:.2f}",
+            f"{record['SchNetPack / network + long range']:.1f}x",
         )
-        for record in calculator["records"]
+        for record in result["records"]
     ]
-    first = table(("one E + F call, 432 atoms", *cases, "/ network alone", "/ SchNetPack"), rows)
+    cases = ("network + long range (ms)", "network alone (ms)", "SchNetPack (ms)", "ratio")
+    return table((f"one MD step, {result['atoms']} atoms", "threads", *cases), rows)
+
+
+def large(result: dict[str, Any]) -> str:
+    rows = [
+        (
+            f"{record['atoms']:,}",
+            str(record["threads"]),
+            *(f"{value:.0f}" for value in record["milliseconds"].values()),
+            f"{100.0 * record['long range / step']:.0f} %",
+        )
+        for record in result["large"]
+    ]
+    columns = (
+        "one MD step, atoms",
+        "threads",
+        "network + long range (ms)",
+        "network alone (ms)",
+        "share of long range",
+    )
+    return table(columns, rows)
+
+
+def painn(result: dict[str, Any]) -> str:
+    cells: dict[str, list[str]] = {}
+    for record in result["records"]:
+        if "SchNetPack / lrpot" not in record:
+            continue
+        mine, theirs = record["us/atom"]["lrpot"], record["us/atom"]["SchNetPack"]
+        text = f"{mine:.0f} / {theirs:.0f}: {record['SchNetPack / lrpot']:.1f}x"
+        cells.setdefault(record["case"], []).append(text)
+    columns = ("PaiNN, µs/atom, lrpot / SchNetPack", *_painn_columns(result))
+    return table(columns, [(case, *row) for case, row in cells.items()])
+
+
+def _painn_columns(result: dict[str, Any]) -> list[str]:
+    case = result["records"][0]["case"]
+    same = [record for record in result["records"] if record["case"] == case]
+    return [f"F={r['features']}, {r['threads']} thread{'s' * (r['threads'] > 1)}" for r in same]
+
+
+def others(dimenet: dict[str, Any], equivariant: dict[str, Any]) -> str:
+    rows = [
+        (
+            f"DimeNet++, {record['case']}",
+            f"{record['milliseconds']['lrpot']:.0f}",
+            f"torch_geometric {record['milliseconds']['torch_geometric']:.0f}",
+            f"{record['torch_geometric / lrpot']:.1f}x",
+        )
+        for record in dimenet["records"]
+    ]
+    for record in equivariant["records"]:
+        for peer in ("MACE", "MACE light"):
+            mine, theirs = record["milliseconds"]["lmax 1"], record["milliseconds"][peer]
+            rows.append(
+                (
+                    f"equivariant, l <= 1, 8 cells of GaN, training step, {record['dtype'].removeprefix('torch.')}",
+                    f"{mine:.0f}",
+                    f"{peer} {theirs:.0f}",
+                    f"{record['to MACE'][peer] / record['to MACE']['lmax 1']:.1f}x",
+                )
+            )
+    return table(("network", "lrpot (ms)", "peer (ms)", "ratio"), rows)
+
+
+def accuracy(result: dict[str, Any]) -> str:
+    rows = [
+        (
+            name if name in ("MACE", "MACE light") else f"equivariant, {name}",
+            f"{record['weights']:,}",
+            f"{1e3 * record['test']['energy']:.1f}",
+            f"{1e3 * record['test']['forces']:.1f}",
+        )
+        for name, record in result["records"].items()
+    ]
+    columns = (f"GaN, {result['split']['train']} cells, 10 epochs", "weights", "MAE, E (meV/atom)", "MAE, F (meV/Å)")
+    return table(columns, rows)
+
+
+def reciprocal(result: dict[str, Any]) -> str:
+    peers = ("dense autograd", "torch-pme P3M", "torch-pme PME", "nvalchemi PME", "FINUFFT")
+    rows = []
+    for name, case in result["cases"].items():
+        found = {record["name"].removesuffix(", batched"): record for record in case["results"]}
+        own = found["lrpot auto"]
+        row = ["32 x 54" if name == "batch" else f"{case['atoms']:,}"]
+        row += [f"{own['milliseconds']:.2g}" if own["milliseconds"] < 10 else f"{own['milliseconds']:.0f}"]
+        row += [f"{1e3 * own['milliseconds'] / case['atoms']:.1f}"]
+        for peer in peers:
+            record = found.get(peer)
+            mark = "*" if record and record["force error"] > result["limit"] else ""
+            ratio = "-" if record is None else f"{record['ratio']:.{0 if record['ratio'] > 10 else 1}f}x{mark}"
+            row.append(ratio)
+        rows.append(tuple(row))
+    columns = ("E + F of the reciprocal sum, atoms", "lrpot (ms)", "(µs/atom)", *peers)
+    return table(columns, rows)
+
+
+def builder(result: dict[str, Any]) -> str:
     rows = [
         (str(record["atoms"]), str(record["rows"]), f"{record['structures per second']:.0f}")
-        for record in builder["records"]
+        for record in result["records"]
     ]
-    return first + "\n\n" + table(("`lrpot data nacl --jobs 2`, atoms", "rows", "structures/s"), rows)
+    return table(("`lrpot data nacl --jobs 2`, atoms", "rows", "structures/s"), rows)
 
 
 def dft(result: dict[str, Any]) -> str:
