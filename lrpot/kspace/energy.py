@@ -171,6 +171,37 @@ class ReciprocalSum(nn.Module):
         """(N, C), eV/e: dE/dq, the potential at each atom (its own field included unless subtracted)."""
         return self._inference(positions, charges, cell, batch, pbc, stress=False)[2]
 
+    def potential_of(
+        self, positions: Tensor, cell: Tensor, batch: Tensor | None, pbc: Tensor | None, dtype: torch.dtype
+    ) -> Callable[[Tensor], Tensor]:
+        """`potential` as a function of the charges alone, for many charges at the same places.
+
+        It is the derivative of what `forward` gives, by the same engine, also while the kernel is being trained.
+
+        Args:
+            positions, cell, batch, pbc: as of `forward`. dtype: of the charges that will be given.
+        Returns:
+            (N, C), eV/e, from (N, C), e; not differentiable.
+        """
+        positions, cell = positions.detach(), cell.detach()
+        with torch.no_grad():
+            system = self._system(positions, positions.new_zeros(len(positions), 1, dtype=dtype), cell, batch, pbc)
+            whole = self.engine == "dense" or self.neutrality == "shift" or self.subtract_self
+            if whole or not system.crystals_only:
+                return lambda charges: self.potential(positions, charges, cell, batch, pbc)
+            plan = self._derived().plan(system)
+            fractional = system.fractional(plan.inverse)
+
+        @torch.no_grad()
+        def potential(charges: Tensor) -> Tensor:
+            found = torch.zeros_like(charges)
+            for part in plan.parts:
+                inputs = part.of_atoms(fractional), part.of_atoms(charges), part.weights.detach()
+                found[part.rows()] = part.engine.evaluate(*inputs, power=False)[1].charges.flatten(0, 1)
+            return found
+
+        return potential
+
     def check(self, cell: Tensor, pbc: Tensor) -> None:
         """Find out, before anything is computed, whether a structure can be treated.
 
