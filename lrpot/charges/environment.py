@@ -6,7 +6,7 @@ from lrpot.charges.model import ChargeModel
 
 
 class EnvironmentCharges(ChargeModel):
-    """q_j = Emb(z_j) + MLP(h_j), with h_j the backbone's scalar features of atom j; neutrality as of `EmbeddingCharges`.
+    """q_j = Emb(z_j) + MLP(h_j), h_j the backbone's scalar features of atom j; neutrality as of `EmbeddingCharges`.
 
     A charge knows no more than the backbone sees: charge that moves over longer distances needs `EquilibratedCharges`.
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 
 import torch
 from ase.data import covalent_radii
@@ -12,10 +11,10 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from lrpot.charges.gaussian import Overlap
+from lrpot.charges.interaction import Interaction
 from lrpot.charges.minimum import fixed_minimum, minimum
 from lrpot.charges.model import ChargeModel
 from lrpot.kspace import Electrostatics, Geometry
-from lrpot.kspace.electrostatics import Product
 
 # eV/e^2, before training: stiffer than most atoms, so that a fit starts near the charges it was given.
 START_HARDNESS = 5.0
@@ -118,55 +117,3 @@ class EquilibratedCharges(ChargeModel):
         """H of a batch."""
         row = self.row[batch.numbers]
         return Interaction(electrostatics, geometry, self.hardness[row], self.width[row], self.channels)
-
-
-@dataclass
-class Interaction:
-    """H of charges that are equilibrated: hardness, Coulomb interaction, overlap of Gaussians. See `Quadratic`."""
-
-    electrostatics: Electrostatics
-    geometry: Geometry
-    hardness: Tensor
-    width: Tensor
-    channels: int
-
-    def __post_init__(self) -> None:
-        g = self.geometry
-        self.index = g.index
-        self.counts = torch.bincount(g.index, minlength=len(g.cell)).tolist()
-        self.precision = self.electrostatics.dtype
-        complement = self.electrostatics.first_complement
-        self.overlap = None if complement is None else Overlap(complement.cutoff, complement.onset)
-        weights = tuple(self.electrostatics.reciprocal.parameters())
-        self.trained = any(w.requires_grad for w in weights)
-        self.tensors = (g.positions, g.cell, g.distances, self.hardness, self.width, *(weights if self.trained else ()))
-
-    @property
-    def diagonal(self) -> Tensor:
-        """(N,), eV/e^2, without the images of each charge."""
-        return self.hardness + (self.electrostatics.own if self.overlap is None else self.overlap.own(self.width))
-
-    @property
-    def many_columns(self) -> bool:
-        """Whether the product takes several columns at once."""
-        return self.channels == 1 or not self.electrostatics.by_channel
-
-    def energy(self, charges: Tensor, tensors: Sequence[Tensor]) -> Tensor:
-        """(G,), eV, q.H q / 2 of (N,) charges in e."""
-        positions, cell, distances, hardness, width, *weights = tensors
-        geometry = replace(self.geometry, positions=positions, cell=cell, distances=distances)
-        columns = charges[:, None]
-        if not self.many_columns:
-            columns = torch.cat([columns, columns.new_zeros(len(columns), self.channels - 1)], dim=1)
-        energy = self.electrostatics.energy(columns, geometry, weights if self.trained else None)
-        if self.overlap is not None:
-            energy = energy + self.overlap.energy(charges, width, geometry)
-        return energy + geometry.per_structure(0.5 * hardness * charges**2)
-
-    def product(self) -> Product:
-        """(N, X), eV/e, H q of (N, X) charges in e, without derivatives."""
-        local, pair = self.hardness, None
-        if self.overlap is not None:
-            with torch.no_grad():
-                local, pair = local + self.overlap.own(self.width), self.overlap.pair(self.width, self.geometry)
-        return self.electrostatics.potential(self.geometry, self.channels, local, pair)

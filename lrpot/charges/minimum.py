@@ -15,17 +15,19 @@ derivatives at fixed charges, because it is stationary: q(theta) enters only its
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from lrpot.charges.preconditioner import Preconditioner
 from lrpot.errors import ConvergenceError
 from lrpot.kspace.electrostatics import Product
 
 # Residual that is left, relative to the potentials it is made of, by the precision of the products.
-TOLERANCE = {torch.float64: 1e-11, torch.float32: 3e-6}
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 3e-6}
 MAX_ITERATIONS = 300
 # Up to this many atoms a matrix is factorised (benchmarks/charges.py).
 DIRECT = 32
@@ -37,7 +39,7 @@ class Quadratic(Protocol):
     Attributes:
         index: (N,) the structure of each atom, ascending.
         counts: atoms of each structure.
-        diagonal: (N,), roughly that of H; positive.
+        diagonal: (N,), eV/e^2, roughly that of H; positive.
         precision: of the products.
         tensors: what H depends on and may be differentiated by.
     """
@@ -53,6 +55,9 @@ class Quadratic(Protocol):
 
     def product(self) -> Product:
         """(N, X), H x from (N, X), without derivatives."""
+
+    def long_waves(self) -> Sequence[Tensor | None]:
+        """For each structure U (n, m) so that H is about U U^T plus a diagonal, or None."""
 
     @property
     def many_columns(self) -> bool:
@@ -77,9 +82,20 @@ class Solver:
         """
         with torch.no_grad():
             linear, total = linear.detach(), total.detach()
+            if not bool(torch.isfinite(linear).all()):
+                atom = int((~torch.isfinite(linear)).nonzero()[0])
+                raise ConvergenceError(
+                    f"structure {int(self.index[atom])}: the electronegativity of atom {atom} is not finite; look for "
+                    "atoms that are too close, or for a fit that went wrong"
+                )
             direct = max(self.counts) <= DIRECT and self.quadratic.many_columns
             charges = self.directly(linear, total) if direct else self.by_conjugate_gradients(linear, total)
             return charges + self._spread(total - self._sums(charges))
+
+    @cached_property
+    def preconditioner(self) -> Preconditioner:
+        q = self.quadratic
+        return Preconditioner(q.diagonal.detach(), q.long_waves(), self.index, self.counts)
 
     def directly(self, linear: Tensor, total: Tensor) -> Tensor:
         """By factors of Z H Z + c 1 1^T / n, with Z = 1 - 1 1^T / n: structures with equally many atoms together."""
@@ -94,15 +110,9 @@ class Solver:
         return found
 
     def by_conjugate_gradients(self, linear: Tensor, total: Tensor) -> Tensor:
-        """All structures at once, each with its own steps; the preconditioner is the diagonal's constrained inverse."""
-        inverse = 1.0 / self.quadratic.diagonal.detach()
-        inverse_sums = self._sums(inverse)
-
-        def precondition(residual: Tensor) -> Tensor:
-            scaled = inverse * residual
-            return scaled - inverse * (self._sums(scaled) / inverse_sums)[self.index]
-
-        charges = precondition(-linear) + inverse * (total / inverse_sums)[self.index]
+        """All structures at once, each with its own steps."""
+        precondition = self.preconditioner
+        charges = precondition(-linear) + precondition.spread(total)
         potential = self._times(charges)
         # what the residual is the difference of
         scale = (self._norms(linear) + self._norms(potential)).clamp_min(1e-300)
@@ -112,9 +122,9 @@ class Solver:
         limit = TOLERANCE[self.quadratic.precision]
         for _ in range(MAX_ITERATIONS):
             left = self._norms(residual) / scale
-            if bool((left <= limit).all()):
-                return charges
             going = left > limit
+            if not bool(going.any()):
+                return charges
             scaled = precondition(residual)
             slope = self._sums(residual * scaled)
             ratio = torch.zeros_like(slope) if before is None else _ratio(slope, before, going)
@@ -157,7 +167,7 @@ class Solver:
 
     def _refuse(self, g: int) -> None:
         raise ConvergenceError(
-            f"structure {g}: the charges of its {self.counts[g]} atoms have no equilibrium, for some exchange of charge "
+            f"structure {g}: the charges of its {self.counts[g]} atoms have no equilibrium: some exchange of charge "
             "lowers the energy without end; look for atoms that are too close, or train with a larger "
             "model.backbone.cutoff, or choose charges.kind = environment"
         )

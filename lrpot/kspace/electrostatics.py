@@ -134,4 +134,3 @@ class Electrostatics:
         if isinstance(complement, ComplementByChannel):
             complement = complement.complements[0]
         return complement if isinstance(complement, CoulombComplement) else None
-

@@ -13,7 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from lrpot.errors import ConfigError
-from lrpot.kspace.boundary import Boundary, boundary_of, extent_of, isolated_energy, radial_form, slab_energy
+from lrpot.kspace.boundary import (
+    Boundary,
+    boundary_of,
+    extent_of,
+    isolated_energy,
+    isolated_matrix,
+    radial_form,
+    slab_energy,
+)
+from lrpot.kspace.fixed import potential_of
 from lrpot.kspace.kernel import Kernel
 from lrpot.kspace.lattice import MAX_KVECTORS, MAX_MODES, check_number, k_lattice, reciprocal_cell
 from lrpot.kspace.neutrality import NEUTRALITY, check_neutral, shift
@@ -184,21 +193,27 @@ class ReciprocalSum(nn.Module):
             (N, C), eV/e, from (N, C), e; not differentiable.
         """
         positions, cell = positions.detach(), cell.detach()
+        if self.engine == "dense":
+            return lambda charges: self.potential(positions, charges, cell, batch, pbc)
         with torch.no_grad():
             system = self._system(positions, positions.new_zeros(len(positions), 1, dtype=dtype), cell, batch, pbc)
-            whole = self.engine == "dense" or self.neutrality == "shift" or self.subtract_self
-            if whole or not system.crystals_only:
-                return lambda charges: self.potential(positions, charges, cell, batch, pbc)
-            plan = self._derived().plan(system)
-            fractional = system.fractional(plan.inverse)
+            derived = self._derived()
+
+            def lacking(g: int, charges: Tensor) -> Tensor:
+                return derived.slab(system.of_structure(g)[0], charges, system.cells[g], system.slabs[g])
+
+            whole = potential_of(system, derived.plan(system), derived.interactions, lacking)
+            own = 2.0 * derived.own_field().to(positions.device, dtype) if self.subtract_self else None
+        if own is None and self.neutrality != "shift":
+            return whole
 
         @torch.no_grad()
         def potential(charges: Tensor) -> Tensor:
-            found = torch.zeros_like(charges)
-            for part in plan.parts:
-                inputs = part.of_atoms(fractional), part.of_atoms(charges), part.weights.detach()
-                found[part.rows()] = part.engine.evaluate(*inputs, power=False)[1].charges.flatten(0, 1)
-            return found
+            if self.neutrality == "shift":
+                charges = shift(charges, system.index, len(system))
+            found = whole(charges) if own is None else whole(charges) - own * charges
+            # what takes off the mean is its own transpose
+            return shift(found, system.index, len(system)) if self.neutrality == "shift" else found
 
         return potential
 
@@ -402,9 +417,11 @@ class _Derived:
 
     def molecule(self, positions: Tensor, charges: Tensor) -> Tensor:
         """(), float64, eV: the energy of a structure that does not repeat."""
-        # in steps, so that a table serves many
-        reach = 8.0 * math.ceil(extent_of(positions) / 8.0 + 1e-6)
-        return isolated_energy(positions, charges, self._pair(reach))
+        return isolated_energy(positions, charges, self._pair(positions))
+
+    def interactions(self, positions: Tensor) -> Tensor:
+        """(n, n) or (n, n, C), float64, eV/e^2: those of which `molecule` is the energy."""
+        return isolated_matrix(positions, self._pair(positions))
 
     def slab(self, positions: Tensor, charges: Tensor, box: Tensor, axis: int) -> Tensor:
         """(), float64, eV: what the sum over the wave vectors of a slab's box lacks."""
@@ -413,7 +430,9 @@ class _Derived:
             positions, charges, box, axis, owner.kernel.coulomb, self.phi, owner.k_cutoff, owner.envelope
         )
 
-    def _pair(self, reach: float) -> Callable[[Tensor], Tensor]:
+    def _pair(self, positions: Tensor) -> Callable[[Tensor], Tensor]:
+        # in steps, so that a table serves many
+        reach = 8.0 * math.ceil(extent_of(positions) / 8.0 + 1e-6)
         if reach not in self._pairs:
             self._pairs[reach] = radial_form(self.phi, self.owner.k_cutoff, self.owner.envelope, reach)
         return self._pairs[reach]

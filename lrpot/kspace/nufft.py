@@ -46,6 +46,7 @@ REPULSION = 0.6  # A
 POINT_COST = 2.0
 
 TAPS = 1 << 20  # atoms times points of the window that are handled at once
+KEPT_TAPS = 1 << 24  # that are kept while the charges of fixed atoms are sought: 256 MB in float64
 
 
 @dataclass(frozen=True)
@@ -221,8 +222,47 @@ class Nufft:
             square = square[None].sum_to_size(weights.shape)
         return energy, Gradient(2.0 * (by_fractional * self.counts)[None], 2.0 * by_charges[None], square)
 
+    def potential(self, fractional: Tensor, weights: Tensor) -> Callable[[Tensor], Tensor]:
+        """(1, n, C), eV/e, from charges (1, n, C); see `quadratic.Engine`. Windows are kept unless they are many."""
+        fractional = fractional[0]
+        size = max(1, TAPS // len(self.offsets))
+        blocks = [slice(n, n + size) for n in range(0, len(fractional), size)]
+        few = len(fractional) * len(self.offsets) <= KEPT_TAPS
+        kept = [self._taps(fractional[block]) for block in blocks] if few else None
+        # new arrays of this size cost more than what is written into them
+        buffer = fractional.new_empty(min(size, len(fractional)), len(self.offsets))
+
+        def potential(charges: Tensor) -> Tensor:
+            columns = charges[0].mT
+            density = charges.new_zeros(len(columns), math.prod(self.padded))
+            for n, block in enumerate(blocks):
+                places, taps = kept[n] if kept else self._taps(fractional[block])
+                for channel, values in enumerate(columns):
+                    spread = torch.mul(values[block, None], taps, out=buffer[: len(taps)])
+                    density[channel].scatter_add_(0, places, spread.view(-1))
+            amplitude = torch.fft.rfftn(self._folded(density), dim=(1, 2, 3))
+            torch.view_as_real(amplitude).mul_(weights[0])
+            field = self._unfolded(torch.fft.irfftn(amplitude, s=self.sizes, dim=(1, 2, 3), norm="forward"))
+            found = torch.empty_like(charges)
+            for n, block in enumerate(blocks):
+                places, taps = kept[n] if kept else self._taps(fractional[block])
+                around = buffer[: len(taps)]
+                for channel in range(len(columns)):
+                    torch.index_select(field[channel], 0, places, out=around.view(-1))
+                    found[0, block, channel] = 2.0 * torch.bmm(around[:, None], taps[:, :, None])[:, 0, 0]
+            return found
+
+        return potential
+
     def differentiate(self, *arguments: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         raise ConfigError("engine nufft has first derivatives only; use engine = separable to train on forces")
+
+    def _taps(self, fractional: Tensor) -> tuple[Tensor, Tensor]:
+        """The points of the padded mesh in each atom's window (n w^3,), and the window there (n, w^3)."""
+        place, values, _ = self._window(fractional)
+        x, y, z = values.unbind(dim=1)
+        taps = (x[:, :, None, None] * y[:, None, :, None] * z[:, None, None]).flatten(1)
+        return (place[:, None] + self.offsets).view(-1), taps
 
     def _window(self, fractional: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Where each atom's window begins in the padded mesh (n,), its values and slopes (n, 3, w)."""
