@@ -36,7 +36,13 @@ class Interaction:
         self.overlap = None if complement is None else Overlap(complement.cutoff, complement.onset)
         weights = tuple(self.electrostatics.reciprocal.parameters())
         self.trained = any(w.requires_grad for w in weights)
-        self.tensors = (g.positions, g.cell, g.distances, self.hardness, self.width, *(weights if self.trained else ()))
+        self.weights = weights if self.trained else ()
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Positions, cells, distances, hardness, widths, and the weights of the kernel while it is trained."""
+        g = self.geometry
+        return (g.positions, g.cell, g.distances, self.hardness, self.width, *self.weights)
 
     @property
     def diagonal(self) -> Tensor:

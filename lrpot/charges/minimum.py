@@ -39,16 +39,20 @@ class Quadratic(Protocol):
     Attributes:
         index: (N,) the structure of each atom, ascending.
         counts: atoms of each structure.
-        diagonal: (N,), eV/e^2, roughly that of H; positive.
         precision: of the products.
-        tensors: what H depends on and may be differentiated by.
     """
 
     index: Tensor
     counts: list[int]
-    diagonal: Tensor
     precision: torch.dtype
-    tensors: Sequence[Tensor]
+
+    @property
+    def tensors(self) -> Sequence[Tensor]:
+        """What H depends on and may be differentiated by."""
+
+    @property
+    def diagonal(self) -> Tensor:
+        """(N,), eV/e^2, roughly that of H; positive."""
 
     def energy(self, charges: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         """(G,), q.H q / 2 of (N,) charges, with other tensors in place of its own; twice differentiable."""
@@ -122,6 +126,12 @@ class Solver:
         limit = TOLERANCE[self.quadratic.precision]
         for _ in range(MAX_ITERATIONS):
             left = self._norms(residual) / scale
+            if not bool(torch.isfinite(left).all()):
+                g = int((~torch.isfinite(left)).nonzero()[0])
+                raise ConvergenceError(
+                    f"structure {g}: the interactions of its {self.counts[g]} atoms are not finite; look for atoms that "
+                    "are too close, or for a fit that went wrong"
+                )
             going = left > limit
             if not bool(going.any()):
                 return charges
@@ -224,7 +234,8 @@ class _Minimum(Function):
         charges, *tensors = ctx.saved_tensors
         quadratic: Quadratic = ctx.quadratic
         again = torch.is_grad_enabled()
-        by_linear, by_tensors = None, [None] * len(tensors)
+        by_linear: Tensor | None = None
+        by_tensors: list[Tensor | None] = [None] * len(tensors)
         if seed is not None:
             by_linear = seed[quadratic.index] * charges
             by_tensors = _derivative(ctx, lambda given: quadratic.energy(charges, given), seed, tensors)

@@ -77,10 +77,10 @@ class ChargeModel(nn.Module):
         """Charges in e by atomic number, as far as the element alone decides on them."""
         return dict(zip(self.elements, self.values.tolist(), strict=True))
 
-    def see_surroundings(self, allowed: bool) -> None:
-        """Whether the network of the surroundings is trained with the rest."""
+    def freeze_surroundings(self) -> None:
+        """Do not train the network of the surroundings."""
         if self.sees_surroundings:
-            self.network.requires_grad_(allowed)
+            self.network.requires_grad_(False)
 
     def forward(self, batch: Data, features: Tensor | None = None) -> Tensor:
         """(N, C), e, from the features (N, F) of the atoms."""
