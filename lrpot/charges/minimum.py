@@ -30,7 +30,9 @@ from lrpot.kspace.electrostatics import Product
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 3e-6}
 MAX_ITERATIONS = 300
 # Up to this many atoms a matrix is factorised (benchmarks/charges.py).
-DIRECT = 32
+DIRECT = 48
+# Columns of a matrix that are computed at once.
+COLUMNS = 16
 
 
 class Quadratic(Protocol):
@@ -129,8 +131,8 @@ class Solver:
             if not bool(torch.isfinite(left).all()):
                 g = int((~torch.isfinite(left)).nonzero()[0])
                 raise ConvergenceError(
-                    f"structure {g}: the interactions of its {self.counts[g]} atoms are not finite; look for atoms that "
-                    "are too close, or for a fit that went wrong"
+                    f"structure {g}: the interactions of its {self.counts[g]} atoms are not finite; look for atoms "
+                    "that are too close, or for a fit that went wrong"
                 )
             going = left > limit
             if not bool(going.any()):
@@ -159,7 +161,8 @@ class Solver:
         size = max(self.counts)
         starts = torch.tensor([0, *self.counts[:-1]]).cumsum(dim=0).to(self.index.device)
         place = torch.arange(len(self.index), device=self.index.device) - starts[self.index]
-        columns = self.product(torch.nn.functional.one_hot(place, size).to(torch.float64))
+        ones = torch.nn.functional.one_hot(place, size).to(torch.float64)
+        columns = torch.cat([self.product(some) for some in ones.split(COLUMNS, dim=1)], dim=1)
         found = []
         for n in sorted(set(self.counts) - {0}):
             members = torch.tensor([g for g, count in enumerate(self.counts) if count == n], device=starts.device)

@@ -201,7 +201,8 @@ class LearnedKernel(Kernel):
 class FreeKernel(Kernel):
     """The learned function alone, as published: Phi(k) = k_e FCN(k) A^2; zero at the start of training.
 
-    With `positive` it is k_e exp(FCN(k)) A^2, which starts at k_e A^2: charges then feel only their overlap.
+    With `positive` it is k_e 3 pi^2 / k_cutoff^3 exp(FCN(k)) / A, which starts as an overlap: it costs two unit charges
+    at one place about k_e / A, others that are further apart than some 1 / k_cutoff next to nothing.
 
     Source: Yu et al. 2022, E_long; the positive form is ours.
     """
@@ -218,7 +219,9 @@ class FreeKernel(Kernel):
     def forward(self, k: Tensor) -> Tensor:
         """(K,), eV A^3 / e^2, from (K,) wave numbers in 1/A."""
         learned = self.fcn(k)
-        return COULOMB_CONSTANT * (torch.exp(learned) if self.positive else learned)
+        if self.positive:
+            learned = torch.exp(learned) * (3.0 * math.pi**2 / self.fcn.k_cutoff**3)
+        return COULOMB_CONSTANT * learned
 
     def tabulated(self) -> nn.Module:
         return EvenTable(self.forward, self.fcn.k_cutoff)
