@@ -15,6 +15,8 @@ from lrpot.kspace.electrostatics import Product
 
 # Wave vectors of which the preconditioner knows: fewer than the first may be none at all in a sphere of that volume.
 FEWEST_WAVES, MOST_WAVES = 4, 128
+# The rough product: relative error of forces on its mesh, and from how many atoms on it saves time.
+ROUGH, ROUGH_FROM = 1e-3, 1000
 
 
 @dataclass
@@ -100,8 +102,16 @@ class Interaction:
 
     def product(self) -> Product:
         """(N, X), eV/e, H q of (N, X) charges in e, without derivatives."""
+        return self._product(None)
+
+    def rough_product(self) -> Product | None:
+        """See `Quadratic`: on a coarser mesh, where there is a mesh."""
+        on_mesh = self.electrostatics.reciprocal.engine in ("auto", "nufft") and not self.trained
+        return self._product(ROUGH) if on_mesh and max(self.counts) >= ROUGH_FROM else None
+
+    def _product(self, tolerance: float | None) -> Product:
         local, pair = self.hardness, None
         if self.overlap is not None:
             with torch.no_grad():
                 local, pair = local + self.overlap.own(self.width), self.overlap.pair(self.width, self.geometry)
-        return self.electrostatics.potential(self.geometry, self.channels, local, pair)
+        return self.electrostatics.potential(self.geometry, self.channels, local, pair, tolerance)

@@ -29,6 +29,8 @@ from lrpot.kspace.electrostatics import Product
 # Residual that is left, relative to the potentials it is made of, by the precision of the products.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 3e-6}
 MAX_ITERATIONS = 300
+# What the rough product is trusted with, relative; a correction that leaves more than the second is no good.
+ROUGH_REDUCTION, SLOW = 1e-3, 0.1
 # Up to this many atoms a matrix is factorised (benchmarks/charges.py).
 DIRECT = 48
 # Columns of a matrix that are computed at once.
@@ -61,6 +63,9 @@ class Quadratic(Protocol):
 
     def product(self) -> Product:
         """(N, X), H x from (N, X), without derivatives."""
+
+    def rough_product(self) -> Product | None:
+        """Nearly the same and much quicker, or None."""
 
     def long_waves(self) -> Sequence[Tensor | None]:
         """For each structure U (n, m) so that H is about U U^T plus a diagonal, or None."""
@@ -116,44 +121,68 @@ class Solver:
         return found
 
     def by_conjugate_gradients(self, linear: Tensor, total: Tensor) -> Tensor:
-        """All structures at once, each with its own steps."""
-        precondition = self.preconditioner
-        charges = precondition(-linear) + precondition.spread(total)
-        potential = self._times(charges)
+        """All structures at once, each with its own steps.
+
+        What a rough H finds is corrected by what the true one leaves of it, until that is next to nothing; only if
+        this does not go on well are all steps taken with the true H.
+        """
+        charges = self.preconditioner(-linear) + self.preconditioner.spread(total)
+        potential = self._times(self.product, charges)
         # what the residual is the difference of
-        scale = (self._norms(linear) + self._norms(potential)).clamp_min(1e-300)
+        limit = TOLERANCE[self.quadratic.precision] * (self._norms(linear) + self._norms(potential))
         residual = self._centred(-linear - potential)
-        step = torch.zeros_like(charges)
+        rough = self.quadratic.rough_product()
+        while rough is not None:
+            before = self._norms(residual)
+            if bool((before <= limit).all()):
+                return charges
+            step = self._solved(rough, residual, torch.maximum(limit, ROUGH_REDUCTION * before), patient=True)
+            tried = charges + step
+            left = self._centred(-linear - self._times(self.product, tried))
+            if bool((self._norms(left) > torch.maximum(limit, SLOW * before)).any()):
+                break
+            charges, residual = tried, left
+        return charges + self._solved(self.product, residual, limit)
+
+    def _solved(self, product: Product, residual: Tensor, limit: Tensor, *, patient: bool = False) -> Tensor:
+        """(N,) changes of the charges that take a residual (N,) below the limits (G,) of its norms.
+
+        Args:
+            patient: whether what has been found by then is returned instead of an error.
+        """
+        found, step = torch.zeros_like(residual), torch.zeros_like(residual)
         before = None
-        limit = TOLERANCE[self.quadratic.precision]
+        start = self._norms(residual)
         for _ in range(MAX_ITERATIONS):
-            left = self._norms(residual) / scale
+            left = self._norms(residual)
             if not bool(torch.isfinite(left).all()):
-                g = int((~torch.isfinite(left)).nonzero()[0])
-                raise ConvergenceError(
-                    f"structure {g}: the interactions of its {self.counts[g]} atoms are not finite; look for atoms "
-                    "that are too close, or for a fit that went wrong"
-                )
+                self._refuse_infinite(int((~torch.isfinite(left)).nonzero()[0]))
             going = left > limit
             if not bool(going.any()):
-                return charges
-            scaled = precondition(residual)
+                return found
+            scaled = self.preconditioner(residual)
             slope = self._sums(residual * scaled)
             ratio = torch.zeros_like(slope) if before is None else _ratio(slope, before, going)
             before = slope
             step = scaled + ratio[self.index] * step
-            potential = self._times(step)
+            potential = self._times(product, step)
             curvature = self._sums(step * potential)
-            if bool((curvature[going] <= 0.0).any()):
-                self._refuse(int((going & (curvature <= 0.0)).nonzero()[0]))
+            unbounded = going & (curvature <= 0.0)
+            if bool(unbounded.any()):
+                if patient:
+                    return found
+                self._refuse(int(unbounded.nonzero()[0]))
             length = _ratio(slope, curvature, going)[self.index]
-            charges = charges + length * step
+            found = found + length * step
             residual = self._centred(residual - length * potential)
-        worst = int(left.argmax())
+        if patient:
+            return found
+        worst = int((left / limit).argmax())
         raise ConvergenceError(
-            f"structure {worst}: after {MAX_ITERATIONS} iterations the equilibrated charges of its {self.counts[worst]}"
-            f" atoms leave a residual of {float(left[worst]):.1e} of the potential, more than {limit:.0e}; look for "
-            "atoms that are too close or a model far outside its training data, or choose charges.kind = environment"
+            f"structure {worst}: after {MAX_ITERATIONS} iterations the equilibrated charges of its "
+            f"{self.counts[worst]} atoms leave a residual of {float(left[worst]):.1e} eV/e, more than {float(limit[worst]):.1e} (it was "
+            f"{float(start[worst]):.1e}); look for atoms that are too close or a model far outside its training data, "
+            "or choose charges.kind = environment"
         )
 
     def _factorised(self) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -185,8 +214,15 @@ class Solver:
             "model.backbone.cutoff, or choose charges.kind = environment"
         )
 
-    def _times(self, charges: Tensor) -> Tensor:
-        return self.product(charges[:, None])[:, 0]
+    def _refuse_infinite(self, g: int) -> None:
+        raise ConvergenceError(
+            f"structure {g}: the interactions of its {self.counts[g]} atoms are not finite; look for atoms that are "
+            "too close, or for a fit that went wrong"
+        )
+
+    @staticmethod
+    def _times(product: Product, charges: Tensor) -> Tensor:
+        return product(charges[:, None])[:, 0]
 
     def _sums(self, values: Tensor) -> Tensor:
         return values.new_zeros(len(self.counts)).index_add(0, self.index, values)

@@ -81,7 +81,12 @@ class Electrostatics:
         return energy
 
     def potential(
-        self, geometry: Geometry, channels: int, local: Tensor | None = None, pair: Tensor | None = None
+        self,
+        geometry: Geometry,
+        channels: int,
+        local: Tensor | None = None,
+        pair: Tensor | None = None,
+        tolerance: float | None = None,
     ) -> Product:
         """The potential of the first channel at each atom, dE/dq in eV/e, as a function of its charges (N, X), with all
         that does not depend on the charges done once; not differentiated.
@@ -89,9 +94,11 @@ class Electrostatics:
         Args:
             channels: C; with a kernel for each channel, X must be 1.
             local: (N,), pair: (E,), eV/e^2, further interactions of a charge with itself and along edges.
+            tolerance: of engine nufft; if given, the sum over wave vectors is rough, and in float32.
         """
         g = geometry
-        long = self.reciprocal.potential_of(g.positions, g.cell, g.index, g.pbc, self.dtype)
+        dtype = self.dtype if tolerance is None else torch.float32
+        long = self.reciprocal.potential_of(g.positions, g.cell, g.index, g.pbc, dtype, tolerance=tolerance)
         first = self.first_complement
         local = torch.zeros_like(g.positions[:, 0]) if local is None else local.detach()
         net = None
@@ -103,7 +110,7 @@ class Electrostatics:
                 local = local + 2.0 * first.own_field
 
         def product(charges: Tensor) -> Tensor:
-            given = charges.to(self.dtype)
+            given = charges.to(dtype)
             if self.by_channel:
                 given = torch.cat([given, given.new_zeros(len(given), channels - 1)], dim=1)
             found = long(given)[:, : charges.shape[1]].to(charges.dtype) + local[:, None] * charges

@@ -181,7 +181,14 @@ class ReciprocalSum(nn.Module):
         return self._inference(positions, charges, cell, batch, pbc, stress=False)[2]
 
     def potential_of(
-        self, positions: Tensor, cell: Tensor, batch: Tensor | None, pbc: Tensor | None, dtype: torch.dtype
+        self,
+        positions: Tensor,
+        cell: Tensor,
+        batch: Tensor | None,
+        pbc: Tensor | None,
+        dtype: torch.dtype,
+        *,
+        tolerance: float | None = None,
     ) -> Callable[[Tensor], Tensor]:
         """`potential` as a function of the charges alone, for many charges at the same places.
 
@@ -189,6 +196,7 @@ class ReciprocalSum(nn.Module):
 
         Args:
             positions, cell, batch, pbc: as of `forward`. dtype: of the charges that will be given.
+            tolerance: of engine nufft, in place of its own.
         Returns:
             (N, C), eV/e, from (N, C), e; not differentiable.
         """
@@ -202,7 +210,7 @@ class ReciprocalSum(nn.Module):
             def lacking(g: int, charges: Tensor) -> Tensor:
                 return derived.slab(system.of_structure(g)[0], charges, system.cells[g], system.slabs[g])
 
-            whole = potential_of(system, derived.plan(system), derived.interactions, lacking)
+            whole = potential_of(system, derived.plan(system, tolerance), derived.interactions, lacking)
             own = 2.0 * derived.own_field().to(positions.device, dtype) if self.subtract_self else None
         if own is None and self.neutrality != "shift":
             return whole
@@ -386,25 +394,26 @@ class _Derived:
         """The kernel, from a table if that is quicker."""
         return self.owner.kernel.tabulated()
 
-    def mesh(self, skew: float) -> Mesh:
-        """For cells of this skew; see `lrpot.kspace.plan.skew_of`."""
-        if skew not in self._meshes:
-            self._meshes[skew] = choose_mesh(self.owner.phi, self.owner.k_cutoff, self.owner.tolerance / skew)
-        return self._meshes[skew]
+    def mesh(self, tolerance: float) -> Mesh:
+        """For upright cells."""
+        if tolerance not in self._meshes:
+            self._meshes[tolerance] = choose_mesh(self.owner.phi, self.owner.k_cutoff, tolerance)
+        return self._meshes[tolerance]
 
     def phi(self, k: Tensor) -> Tensor:
         return self.owner._with_envelope(self.kernel, k)
 
-    def plan(self, system: System) -> Plan:
-        """The batch by engine and shape, with the weights of the sums."""
+    def plan(self, system: System, tolerance: float | None = None) -> Plan:
+        """The batch by engine and shape, with the weights of the sums; another tolerance than the owner's if given."""
+        tolerance = self.owner.tolerance if tolerance is None else tolerance
         if self.trained or system.cells.requires_grad:
-            return self._make_plan(system)
+            return self._make_plan(system, tolerance)
         cells = system.cells.cpu().numpy().tobytes()
-        key = (cells, str(system.cells.device), system.charges.dtype, *system.counts, -1, *system.molecules)
+        key = (tolerance, cells, str(system.cells.device), system.charges.dtype, *system.counts, -1, *system.molecules)
         if key not in self._plans:
             # tensors made in inference mode could not serve a later call that is differentiated
             with torch.inference_mode(False), torch.no_grad():
-                self._plans[key] = self._make_plan(system.with_cells(system.cells.clone()))
+                self._plans[key] = self._make_plan(system.with_cells(system.cells.clone()), tolerance)
             while len(self._plans) > 1 and sum(plan.nbytes for plan in self._plans.values()) > KEPT:
                 self._plans.popitem(last=False)
         self._plans.move_to_end(key)
@@ -437,11 +446,12 @@ class _Derived:
             self._pairs[reach] = radial_form(self.phi, self.owner.k_cutoff, self.owner.envelope, reach)
         return self._pairs[reach]
 
-    def _make_plan(self, system: System) -> Plan:
+    def _make_plan(self, system: System, tolerance: float) -> Plan:
         # training on forces needs second derivatives
         engine = "separable" if self.trained and self.owner.engine == "auto" else self.owner.engine
         k_cutoff = self.owner.k_cutoff
-        return make_plan(engine, system, self.phi, k_cutoff, self.mesh)
+        # errors grow with the skew; see `lrpot.kspace.plan.skew_of`
+        return make_plan(engine, system, self.phi, k_cutoff, lambda skew: self.mesh(tolerance / skew))
 
 
 def _deformation(strain: Tensor) -> Tensor:

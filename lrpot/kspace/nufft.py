@@ -187,9 +187,10 @@ class Nufft:
         windows = [self._window(fractional[block]) for block in blocks]
         # one array for all blocks: a new one each time costs more than what is written into it
         buffer = self.offsets.new_empty(min(size, n_atoms), len(self.offsets))
-        for block, (place, values, _) in zip(blocks, windows, strict=True):
+        for block, (first, values, _) in zip(blocks, windows, strict=True):
             x, y, z = values.unbind(dim=1)
             plane = (y[:, :, None] * z[:, None]).flatten(1)[:, None]
+            place = (first * self.strides).sum(dim=1)
             places = torch.add(place[:, None], self.offsets, out=buffer[: len(place)]).view(-1)
             for channel in range(n_channels):
                 spread = (x * charges[block, channel, None])[:, :, None] * plane
@@ -200,8 +201,9 @@ class Nufft:
         response = torch.view_as_complex(parts * weights[0].to(charges.dtype))
         field = self._unfolded(torch.fft.irfftn(response, s=self.sizes, dim=(1, 2, 3), norm="forward"))
         by_fractional, by_charges = torch.zeros_like(fractional), torch.empty_like(charges)
-        for block, (place, values, slopes) in zip(blocks, windows, strict=True):
+        for block, (first, values, slopes) in zip(blocks, windows, strict=True):
             x, y, z = torch.stack([values, slopes], dim=2).unbind(dim=1)  # (n, 2, w)
+            place = (first * self.strides).sum(dim=1)
             places = torch.add(place[:, None], self.offsets, out=buffer[: len(place)]).view(-1)
             for channel in range(n_channels):
                 around = field[channel].index_select(0, places).view(-1, self.width, self.width**2)
@@ -234,15 +236,15 @@ class Nufft:
 
         def potential(charges: Tensor) -> Tensor:
             columns = charges[0].mT
-            density = charges.new_zeros(len(columns), math.prod(self.padded))
+            density = charges.new_zeros(len(columns), math.prod(self.sizes))
             for n, block in enumerate(blocks):
                 places, taps = kept[n] if kept else self._taps(fractional[block])
                 for channel, values in enumerate(columns):
                     spread = torch.mul(values[block, None], taps, out=buffer[: len(taps)])
                     density[channel].scatter_add_(0, places, spread.view(-1))
-            amplitude = torch.fft.rfftn(self._folded(density), dim=(1, 2, 3))
+            amplitude = torch.fft.rfftn(density.view(-1, *self.sizes), dim=(1, 2, 3))
             torch.view_as_real(amplitude).mul_(weights[0])
-            field = self._unfolded(torch.fft.irfftn(amplitude, s=self.sizes, dim=(1, 2, 3), norm="forward"))
+            field = torch.fft.irfftn(amplitude, s=self.sizes, dim=(1, 2, 3), norm="forward").flatten(1)
             found = torch.empty_like(charges)
             for n, block in enumerate(blocks):
                 places, taps = kept[n] if kept else self._taps(fractional[block])
@@ -258,14 +260,17 @@ class Nufft:
         raise ConfigError("engine nufft has first derivatives only; use engine = separable to train on forces")
 
     def _taps(self, fractional: Tensor) -> tuple[Tensor, Tensor]:
-        """The points of the padded mesh in each atom's window (n w^3,), and the window there (n, w^3)."""
-        place, values, _ = self._window(fractional)
+        """The points of the mesh, not padded, in each atom's window (n w^3,), and the window there (n, w^3)."""
+        first, values, _ = self._window(fractional)
         x, y, z = values.unbind(dim=1)
         taps = (x[:, :, None, None] * y[:, None, :, None] * z[:, None, None]).flatten(1)
-        return (place[:, None] + self.offsets).view(-1), taps
+        steps = first[..., None] + torch.arange(self.width, device=first.device)
+        a, b, c = torch.remainder(steps, self.counts.to(torch.int64)[:, None]).unbind(dim=1)
+        rows = a[:, :, None] * self.sizes[1] + b[:, None]
+        return (rows[..., None] * self.sizes[2] + c[:, None, None]).view(-1), taps
 
     def _window(self, fractional: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Where each atom's window begins in the padded mesh (n,), its values and slopes (n, 3, w)."""
+        """The point of the mesh at which each atom's window begins (n, 3), its values and slopes (n, 3, w)."""
         begin = fractional * self.counts - 0.5 * self.width
         first = torch.floor(begin)
         t = 2.0 * (begin - first) - 1.0
@@ -275,8 +280,7 @@ class Nufft:
         values = powers @ self.polynomials
         slopes = powers[..., :-1] @ self.slopes
         # the window's first point is the one after its beginning
-        place = torch.remainder(first.to(torch.int64) + 1, self.counts.to(torch.int64))
-        return (place * self.strides).sum(dim=1), values, slopes
+        return torch.remainder(first.to(torch.int64) + 1, self.counts.to(torch.int64)), values, slopes
 
     def _folded(self, density: Tensor) -> Tensor:
         """(C, M1, M2, M3): what was spread beyond the end of an axis is added at its beginning."""
