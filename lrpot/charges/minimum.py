@@ -178,11 +178,11 @@ class Solver:
         if patient:
             return found
         worst = int((left / limit).argmax())
+        n, (reached, allowed, began) = self.counts[worst], (f"{float(x[worst]):.1e}" for x in (left, limit, start))
         raise ConvergenceError(
-            f"structure {worst}: after {MAX_ITERATIONS} iterations the equilibrated charges of its "
-            f"{self.counts[worst]} atoms leave a residual of {float(left[worst]):.1e} eV/e, more than {float(limit[worst]):.1e} (it was "
-            f"{float(start[worst]):.1e}); look for atoms that are too close or a model far outside its training data, "
-            "or choose charges.kind = environment"
+            f"structure {worst}: after {MAX_ITERATIONS} iterations the equilibrated charges of its {n} atoms leave a "
+            f"residual of {reached} eV/e, more than {allowed} (it was {began}); look for atoms that are too close or a "
+            "model far outside its training data, or choose charges.kind = environment"
         )
 
     def _factorised(self) -> list[tuple[Tensor, Tensor, Tensor]]:

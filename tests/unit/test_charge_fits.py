@@ -25,7 +25,7 @@ from tests.unit.training_data import CHARGE, ionic_rows, write_ionic_rows
 
 SEEING = ["environment", "equilibration"]
 NETWORK = "long.charges.network.last.weight"
-QUICK = [("equilibration", "physical-start"), ("environment", "physics-first")]
+QUICK = [("equilibration", "physical-start")]
 
 
 @pytest.fixture(scope="module")

@@ -123,7 +123,7 @@ def test_a_kernel_for_each_channel(charges: str, random_crystal: RandomCrystal, 
 
 
 @pytest.mark.parametrize("charges", SEEING)
-@pytest.mark.parametrize("kind", ["coulomb", "free"])
+@pytest.mark.parametrize("kind", ["coulomb", pytest.param("free", marks=pytest.mark.slow)])
 def test_gradient_of_a_force_loss_by_every_parameter(
     charges: str, kind: str, random_crystal: RandomCrystal, make_potential: MakePotential
 ) -> None:
