@@ -11,7 +11,7 @@ import torch
 
 from lrpot import fit, load
 from lrpot.build import build_potential
-from lrpot.charges import CHARGES
+from lrpot.charges import CHARGES, EquilibratedCharges
 from lrpot.config import make_config
 from lrpot.data.readers import to_structure
 from lrpot.evaluation import evaluate_structures
@@ -20,6 +20,7 @@ from lrpot.training.baseline import set_start, store_known
 from lrpot.training.module import StageModule
 from lrpot.training.stages import Stage, plan
 from lrpot.training.summary import charges_of
+from tests.helpers_cli import run_cli
 from tests.unit.test_training import SMALL
 from tests.unit.training_data import CHARGE, ionic_rows, write_ionic_rows
 
@@ -176,3 +177,15 @@ def test_an_interrupted_fit_goes_on_with_its_charges(data: Path, tmp_path: Path)
         (tmp_path / "b" / file).unlink()
     again = fit(out=tmp_path / "b", resume=True, verbose=False)
     assert json.dumps(again.test) == json.dumps(whole.test)
+
+
+@pytest.mark.slow
+def test_the_command_line_asks_for_a_charge_model(data: Path, tmp_path: Path) -> None:
+    settings = [f"{name}={value}" for name, value in (SMALL | {"training.max_epochs": 1}).items()]
+    assert run_cli("fit", data, "--out", tmp_path / "run", "--charges", "equilibration", "--set", *settings) == 0
+    assert isinstance(load(tmp_path / "run/model.pt").long.charges, EquilibratedCharges)
+
+
+def test_the_command_line_refuses_an_unknown_charge_model(data: Path, tmp_path: Path) -> None:
+    assert run_cli("fit", data, "--out", tmp_path / "run", "--charges", "flexible") == 2
+    assert not (tmp_path / "run").exists()

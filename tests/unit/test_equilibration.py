@@ -12,7 +12,7 @@ import torch
 from ase.data import covalent_radii
 from scipy.special import erf, erfc
 
-from lrpot.charges import EquilibratedCharges
+from lrpot.charges import EquilibratedCharges, interaction
 from lrpot.charges import minimum as solver
 from lrpot.data.neighbours import add_edges
 from lrpot.errors import ConvergenceError
@@ -272,6 +272,29 @@ def test_iterations_agree_with_the_matrix(
     for name, value in direct.items():
         torch.testing.assert_close(by_steps[name], value, rtol=0, atol=10 * TOLERANCE)
     assert not torch.equal(by_steps["charges"], direct["charges"])
+
+
+def test_rough_products_on_a_coarse_mesh_change_nothing(
+    make_potential: MakePotential, random_crystal: RandomCrystal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(solver, "DIRECT", 0)
+    model = make_potential("coulomb", charges="equilibration").requires_grad_(False)
+    model.long.reciprocal.engine = "nufft"
+    batch = collate([random_crystal(0, 40, total_charge=1.0), random_crystal(1, 12)])
+    exact = model(batch)
+    monkeypatch.setattr(interaction, "ROUGH_FROM", 0)
+    products = []
+    potential_of = type(model.long.reciprocal).potential_of
+
+    def counted(*given: object, tolerance: float | None = None) -> Callable[[torch.Tensor], torch.Tensor]:
+        found = potential_of(*given, tolerance=tolerance)
+        return lambda charges: products.append(tolerance) or found(charges)
+
+    monkeypatch.setattr(type(model.long.reciprocal), "potential_of", counted)
+    rough = model(batch)
+    for name, value in exact.items():
+        torch.testing.assert_close(rough[name], value, rtol=0, atol=10 * TOLERANCE)
+    assert products.count(None) <= 5 < products.count(interaction.ROUGH)
 
 
 def test_single_precision_of_the_sums(make_potential: MakePotential, random_crystal: RandomCrystal) -> None:
