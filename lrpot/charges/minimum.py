@@ -126,8 +126,9 @@ class Solver:
         What a rough H finds is corrected by what the true one leaves of it, until that is next to nothing; only if
         this does not go on well are all steps taken with the true H.
         """
-        charges = self.preconditioner(-linear) + self.preconditioner.spread(total)
-        potential = self._times(self.product, charges)
+        charges = self.preconditioner.spread(total)
+        # most structures are neutral, and need no product here
+        potential = self._times(self.product, charges) if bool(total.any()) else torch.zeros_like(charges)
         # what the residual is the difference of
         limit = TOLERANCE[self.quadratic.precision] * (self._norms(linear) + self._norms(potential))
         residual = self._centred(-linear - potential)
