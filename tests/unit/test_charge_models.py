@@ -124,15 +124,16 @@ def test_a_kernel_for_each_channel(charges: str, random_crystal: RandomCrystal, 
 
 @pytest.mark.parametrize("charges", SEEING)
 @pytest.mark.parametrize("kind", ["coulomb", pytest.param("free", marks=pytest.mark.slow)])
-def test_gradient_of_a_force_loss_by_every_parameter(
+def test_gradient_of_a_force_loss_by_parameters(
     charges: str, kind: str, random_crystal: RandomCrystal, make_potential: MakePotential
 ) -> None:
     model = make_potential(kind, charges=charges, channels=2)
-    batch = collate([charged(random_crystal), random_crystal(1, 4, total_charge=-1.0)])
+    batch = collate([random_crystal(21, 3, left_handed=True), random_crystal(1, 4, total_charge=-1.0)])
     named = [
         (name, p)
         for name, p in model.named_parameters()
-        if name.startswith("long.") or name in ("short.backbone.embedding.weight", "short.readout.first.weight")
+        if name.startswith(("long.charges.", "long.reciprocal.kernel.fcn.last"))
+        or name in ("short.backbone.embedding.weight", "short.readout.first.weight")
     ]
     gradients = torch.autograd.grad(loss(model, batch, create_graph=True), [p for _, p in named], allow_unused=True)
     for (name, parameter), gradient in zip(named, gradients, strict=True):
