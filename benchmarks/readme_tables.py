@@ -1,7 +1,7 @@
 """The tables of the README from the JSON of the benchmarks; a test compares the two.
 
-    python benchmarks/readme_tables.py            prints them
-    python benchmarks/readme_tables.py --write    puts each in the place of the one with the same columns
+python benchmarks/readme_tables.py            prints them
+python benchmarks/readme_tables.py --write    puts each in the place of the one with the same columns
 """
 
 from __future__ import annotations

@@ -35,13 +35,26 @@ def build_potential(config: ModelConfig, elements: Iterable[int]) -> Potential:
     short = ShortRange(BACKBONES[config.backbone.name](**settings), MAX_ATOMIC_NUMBER + 1)
     if config.kernel.form == "none":
         return Potential(short, None, elements)
-    charges = CHARGES[config.charges.kind](elements, neutrality=config.charges.neutrality)
-    reciprocal, complement = build_reciprocal(config.kernel, config.backbone)
+    charges = CHARGES[config.charges.kind](
+        elements,
+        features=int(short.backbone.features),  # type: ignore[arg-type]
+        channels=config.charges.channels,
+        hidden=config.charges.hidden,
+        neutrality=config.charges.neutrality,
+    )
+    reciprocal, complement = build_reciprocal(config.kernel, config.backbone, config.charges.kind)
     return Potential(short, LongRange(charges, reciprocal, complement), elements)
 
 
-def build_reciprocal(kernel: KernelConfig, backbone: BackboneConfig) -> tuple[ReciprocalSum, CoulombComplement | None]:
-    """The reciprocal sum and, for a Coulomb kernel, its real-space half."""
+def build_reciprocal(
+    kernel: KernelConfig, backbone: BackboneConfig, charges: str = "embedding"
+) -> tuple[ReciprocalSum, CoulombComplement | None]:
+    """The reciprocal sum and, for a Coulomb kernel, its real-space half.
+
+    Equilibrated charges need a kernel that is nowhere negative. Without a complement, the energy of each charge in its
+    own field stays in the sum; for charges that change with the surroundings it is taken off.
+    """
+    positive = charges == "equilibration"
     k_cutoff = resolve_k_cutoff(kernel, backbone.cutoff)
     fcn = FCN(k_cutoff, kernel.basis, kernel.hidden, kernel.layers).double()
     settings: dict[str, Any] = {
@@ -49,8 +62,9 @@ def build_reciprocal(kernel: KernelConfig, backbone: BackboneConfig) -> tuple[Re
         "tolerance": kernel.engine_tolerance,
         "envelope": kernel.envelope,
     }
+    bare = {**settings, "subtract_self": charges == "environment"}
     if kernel.form == "free":
-        return ReciprocalSum(FreeKernel(fcn), k_cutoff, **settings), None
+        return ReciprocalSum(FreeKernel(fcn, positive=positive), k_cutoff, **bare), None
     sigma, left_out = splitting(backbone.cutoff, k_cutoff)
     onset = min(kernel.envelope, REAL_ONSET)
     # where the tapers begin, the exponent is onset^2 of what it is at the cutoffs
@@ -62,9 +76,10 @@ def build_reciprocal(kernel: KernelConfig, backbone: BackboneConfig) -> tuple[Re
             f"{backbone.cutoff:g} A leave out {left_out:.0e} of the Coulomb sum; raise k_cutoff to {needed:.1f} or more"
         )
     prior = GaussianCoulomb(sigma)
-    reciprocal = ReciprocalSum(LearnedKernel(prior, fcn), k_cutoff, **settings)
+    learned = LearnedKernel(prior, fcn, positive=positive)
     if kernel.complement == "none":
-        return reciprocal, None
+        return ReciprocalSum(learned, k_cutoff, **bare), None
+    reciprocal = ReciprocalSum(learned, k_cutoff, **settings)
     return reciprocal, CoulombComplement(prior, backbone.cutoff, onset=onset)
 
 

@@ -111,7 +111,16 @@ BackboneConfig = Annotated[
 class ChargesConfig(_Section):
     """The charges of the long-range part."""
 
-    kind: Literal["embedding"] = Field("embedding", description="embedding: one learned charge per element.")
+    kind: Literal["embedding", "environment", "equilibration"] = Field(
+        "embedding",
+        description="embedding: one learned charge per element; environment: that plus a network of the backbone's "
+        "features; equilibration: electronegativities from the same, charges from the lowest energy at the total "
+        "charge.",
+    )
+    channels: int = Field(
+        1, ge=1, description="Charges per atom; the first is the charge, others are what training makes of them."
+    )
+    hidden: int = Field(32, ge=1, description="Width of the network that reads the backbone's features.")
     init: Literal["prefit", "oxidation", "zero"] | dict[str, float] = Field(
         "prefit",
         description="Where charges start: prefit (linear fit of forces before any network; needs kernel coulomb), "
@@ -166,6 +175,14 @@ class ModelConfig(_Section):
     backbone: BackboneConfig = Field(PaiNNConfig(), description="The short-range network.")
     charges: ChargesConfig = Field(ChargesConfig(), description="The charges of the long-range part.")
     kernel: KernelConfig = Field(KernelConfig(), description="The learned kernel.")
+
+    @model_validator(mode="after")
+    def _charges_are_used(self) -> ModelConfig:
+        if self.kernel.form == "none" and self.charges.kind != "embedding":
+            raise ValueError(
+                f"charges.kind {self.charges.kind} needs a long-range part, but kernel.form is none; choose coulomb"
+            )
+        return self
 
 
 class DataConfig(_Section):

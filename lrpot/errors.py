@@ -18,6 +18,10 @@ class StructureError(LrpotError):
     """A crystal that cannot be evaluated: singular cell, overlapping atoms, unsupported periodicity."""
 
 
+class ConvergenceError(LrpotError):
+    """Charges whose equilibrium does not exist or was not found."""
+
+
 class UnknownElementError(LrpotError):
     """An element that a model has never seen."""
 

@@ -1,4 +1,4 @@
-"""How far a model is from labelled structures: errors of energy per atom, forces and stress."""
+"""How far a model is from labelled structures: errors of energy per atom, forces and stress; its charges there."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from ase.data import chemical_symbols
 from torch import Tensor
 
 from lrpot.potential import PARTS, Potential
@@ -26,12 +27,35 @@ class Evaluation:
         reference, predicted: by quantity ("energy" per atom, "forces", "stress"), one flat tensor each, for the
             structures that carry the label.
         n_structures, n_atoms: how many were evaluated.
+        numbers, charges: (N,) atomic numbers and charges in e; empty if the model has no charges.
+        energy_long, energy_network: (G,), eV/atom, E_long and E_short without the offsets of the elements.
     """
 
     reference: dict[str, Tensor] = field(default_factory=dict)
     predicted: dict[str, Tensor] = field(default_factory=dict)
     n_structures: int = 0
     n_atoms: int = 0
+    numbers: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    charges: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
+    energy_long: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
+    energy_network: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
+
+    def charges_by_element(self) -> dict[str, dict[str, float]]:
+        """{symbol: {mean, spread, min, max}}, e; the spread is the standard deviation."""
+        found = {}
+        for z in self.numbers.unique().tolist():
+            q = self.charges[self.numbers == z]
+            values = {"mean": q.mean(), "spread": q.std(correction=0), "min": q.min(), "max": q.max()}
+            found[chemical_symbols[z]] = {name: float(value) for name, value in values.items()}
+        return found
+
+    def long_range(self) -> dict[str, float]:
+        """Mean magnitudes of E_long and of the network's energy, eV/atom, and the share of the first in their sum;
+        empty if the model has no charges."""
+        if len(self.charges) == 0:
+            return {}
+        long, network = float(self.energy_long.abs().mean()), float(self.energy_network.abs().mean())
+        return {"energy_long": long, "energy_network": network, "share": long / max(long + network, 1e-300)}
 
     def errors(self) -> dict[str, Any]:
         """{quantity: {mae, rmse, max, unit}}, n_structures and n_atoms; ready for JSON."""
@@ -59,8 +83,16 @@ def evaluate_structures(
     """
     parts: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
     result = Evaluation()
+    charges, numbers, long, network = [], [], [], []
     for group, output in predict_structures(model, structures, stress="labelled"):
         start = 0
+        if "charges" in output:
+            sizes = torch.tensor([s.num_nodes for s in group], dtype=torch.float64)
+            offsets = torch.stack([model.short.offset[s.numbers].sum() for s in group]).cpu()
+            numbers += [s.numbers for s in group]
+            charges.append(output["charges"][:, 0].double().cpu())
+            long.append(output["energy_long"].cpu() / sizes)
+            network.append((output["energy_short"].cpu() - offsets) / sizes)
         for n, structure in enumerate(group):
             n_atoms = structure.num_nodes
             pairs = {
@@ -81,6 +113,9 @@ def evaluate_structures(
             progress(result.n_structures)
     for name, (references, predictions) in parts.items():
         result.reference[name], result.predicted[name] = torch.cat(references), torch.cat(predictions)
+    if charges:
+        result.numbers, result.charges = torch.cat(numbers), torch.cat(charges)
+        result.energy_long, result.energy_network = torch.cat(long), torch.cat(network)
     return result
 
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from lrpot.backbones.messages import positions_only
-from lrpot.charges import EmbeddingCharges
+from lrpot.charges import ChargeModel
 from lrpot.errors import StructureError
-from lrpot.kspace import ReciprocalSum
+from lrpot.kspace import Electrostatics, Geometry, ReciprocalSum
 from lrpot.structure import batch_index, edge_vectors
 
 # What the energy is the sum of: an energy per element, the network, charges and reciprocal core.
@@ -53,10 +53,13 @@ class ShortRange(nn.Module):
         self.register_buffer("offset", torch.zeros(n_numbers, dtype=torch.float64))
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
 
-    def forward(self, batch: Data, vectors: Tensor) -> Tensor:
-        """(N,) float64, eV, without the offsets."""
-        learned = self.readout(self.backbone(batch, vectors.to(self.readout.last.weight.dtype)).scalar)
-        return self.scale * learned.to(torch.float64)
+    def features(self, batch: Data, vectors: Tensor) -> Tensor:
+        """(N, F), the backbone's scalar features."""
+        return self.backbone(batch, vectors.to(self.readout.last.weight.dtype)).scalar
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N,) float64, eV, without the offsets, from the features (N, F)."""
+        return self.scale * self.readout(features).to(torch.float64)
 
 
 class LongRange(nn.Module):
@@ -67,7 +70,7 @@ class LongRange(nn.Module):
             learn may be millions of times smaller than the sum itself.
     """
 
-    def __init__(self, charges: EmbeddingCharges, reciprocal: ReciprocalSum, complement: nn.Module | None) -> None:
+    def __init__(self, charges: ChargeModel, reciprocal: ReciprocalSum, complement: nn.Module | None) -> None:
         """
         Args:
             charges: see `lrpot.charges`.
@@ -80,27 +83,38 @@ class LongRange(nn.Module):
         self.reciprocal = reciprocal
         self.complement = complement
 
-    def forward(self, batch: Data, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, batch: Data, vectors: Tensor, features: Tensor | None = None, *, first_derivatives: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Energies (G,), eV, float64, and charges (N, C), e.
 
+        Args:
+            batch: structures. vectors: (E, 3), A, their edges.
+            features: (N, F) of the backbone, for charges that see the surroundings.
+            first_derivatives: that of the energy is all that will be asked for.
         Raises:
-            StructureError: see `ReciprocalSum.forward`.
+            StructureError: see `ReciprocalSum.forward`. ConvergenceError: see `EquilibratedCharges.energy`.
         """
-        charges = self.charges(batch).to(self.dtype)
-        index = batch_index(batch)
-        energy = self.reciprocal(batch.positions, charges, batch.cell, index, batch.pbc)
-        if self.complement is not None:
-            distances = torch.linalg.vector_norm(vectors, dim=1)
-            # only a crystal has a background
-            volume = torch.linalg.det(batch.cell).abs().masked_fill(~batch.pbc.all(dim=1), torch.inf)
-            energy = energy + self.complement(charges, volume, index, batch.edge_index, distances)
-        return energy, charges
+        return self.charges.energy(
+            batch, features, self.electrostatics, geometry_of(batch, vectors), first_derivatives=first_derivatives
+        )
+
+    @property
+    def electrostatics(self) -> Electrostatics:
+        """What the charges interact by."""
+        return Electrostatics(self.reciprocal, self.complement, self.dtype)
 
     def pair_energy(self, distances: Tensor) -> Tensor:
         """(P,), eV/e^2: energy of two unit charges, alone in space, at (P,) distances in A."""
         with torch.no_grad():
             pair = self.reciprocal.real_space(distances)
             return pair if self.complement is None else pair + self.complement.pair(distances)  # type: ignore[operator]
+
+
+def geometry_of(batch: Data, vectors: Tensor) -> Geometry:
+    """Where the atoms of a batch are, with its edges (E, 3) in A."""
+    distances = torch.linalg.vector_norm(vectors, dim=1)
+    return Geometry(batch.positions, batch.cell, batch.pbc, batch_index(batch), batch.edge_index, distances)
 
 
 class Potential(nn.Module):
@@ -154,6 +168,7 @@ class Potential(nn.Module):
             under tension; charges: (N, C), e, if the model has any. All float64 (charges: see `set_precision`).
         Raises:
             StructureError: periodicity that the long-range part cannot treat.
+            ConvergenceError: charges without an equilibrium.
         """
         parts = frozenset(parts)
         with torch.set_grad_enabled(forces or stress or torch.is_grad_enabled()):
@@ -166,7 +181,8 @@ class Potential(nn.Module):
             strained = batch if moved is None else moved[0]
             if moved is not None:
                 inputs.append(moved[1])
-            output = self._energies(strained, parts)
+            # what is returned will not be differentiated again
+            output = self._energies(strained, parts, first_derivatives=bool(inputs) and not create_graph)
             if inputs:
                 # the zero keeps an atom without neighbours, whose energy is a constant, differentiable
                 total = output["energy"].sum() + sum(0.0 * x.sum() for x in inputs)
@@ -181,17 +197,22 @@ class Potential(nn.Module):
             output = {name: value.detach() for name, value in output.items()}
         return output
 
-    def _energies(self, batch: Data, parts: frozenset[str]) -> dict[str, Tensor]:
+    def _energies(self, batch: Data, parts: frozenset[str], *, first_derivatives: bool) -> dict[str, Tensor]:
         vectors = edge_vectors(batch)
         zeros = batch.positions.new_zeros(batch.cell.shape[0])
         output = {"energy_short": zeros, "energy_long": zeros}
         index = batch_index(batch)
+        long = self.long if "long" in parts else None
+        features = None
+        if "short" in parts or (long is not None and long.charges.sees_surroundings):
+            features = self.short.features(batch, vectors)
         if "offset" in parts:
             output["energy_short"] = zeros.index_add(0, index, self.short.offset[batch.numbers])
         if "short" in parts:
-            output["energy_short"] = output["energy_short"].index_add(0, index, self.short(batch, vectors))
-        if "long" in parts and self.long is not None:
-            output["energy_long"], output["charges"] = self.long(batch, vectors)
+            output["energy_short"] = output["energy_short"].index_add(0, index, self.short(features))
+        if long is not None:
+            energy, charges = long(batch, vectors, features, first_derivatives=first_derivatives)
+            output["energy_long"], output["charges"] = energy, charges
         output["energy"] = output["energy_short"] + output["energy_long"]
         return output
 

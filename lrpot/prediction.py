@@ -33,7 +33,7 @@ class Prediction:
         energy, energy_short, energy_long: eV.
         forces: (N, 3), eV/A.
         stress: (6,), eV/A^3, Voigt order and sign of ASE; None if the crystal is not periodic in three directions.
-        charges: (N,), e, summed over channels; None if the model has no charges.
+        charges: (N,), e, the first channel; None if the model has no charges.
     """
 
     row: Row
@@ -118,7 +118,7 @@ def predict_crystals(
                         energy_long=float(output["energy_long"][n]),
                         forces=output["forces"][atoms].cpu().numpy(),
                         stress=stress,
-                        charges=output["charges"][atoms].sum(dim=1).cpu().numpy() if "charges" in output else None,
+                        charges=output["charges"][atoms][:, 0].cpu().numpy() if "charges" in output else None,
                     )
                 )
             if progress is not None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from lrpot.build import build_potential
+from lrpot.charges import EquilibratedCharges
 from lrpot.config import ModelConfig
 from lrpot.data.neighbours import add_edges
 from lrpot.potential import Potential
@@ -79,6 +81,9 @@ def _make_potential(
     envelope: float = 0.9,
     cutoff_function: str = "smooth",
     dtype: torch.dtype = torch.float64,
+    charges: str = "embedding",
+    channels: int = 1,
+    backbone: Mapping[str, Any] | None = None,
 ) -> Potential:
     """A small potential in which every part is at work: random readout, offsets and FCN, charges of both signs."""
     form, complement = {
@@ -89,8 +94,9 @@ def _make_potential(
     }[kind]
     config = ModelConfig.model_validate(
         {
-            "backbone": {"features": 16, "interactions": 2, "cutoff": cutoff, "cutoff_function": cutoff_function},
-            "charges": {"neutrality": neutrality, "init": "zero"},
+            "backbone": backbone
+            or {"features": 16, "interactions": 2, "cutoff": cutoff, "cutoff_function": cutoff_function},
+            "charges": {"kind": charges, "channels": channels, "neutrality": neutrality, "init": "zero", "hidden": 8},
             "kernel": {"form": form, "complement": complement, "tolerance": 1e-7, "envelope": envelope, "hidden": 16},
         }
     )
@@ -106,6 +112,10 @@ def _make_potential(
             torch.nn.init.normal_(last.bias, std=0.1)
             signs = [1.0 if i % 2 == 0 else -1.0 for i in range(len(elements))]
             model.long.charges.set_values(dict(zip(sorted(elements), (charge * s for s in signs), strict=True)))
+            if model.long.charges.sees_surroundings:
+                torch.nn.init.normal_(model.long.charges.network.last.weight, std=0.3)
+            if isinstance(model.long.charges, EquilibratedCharges):
+                torch.nn.init.uniform_(model.long.charges.raw_hardness, 4.0, 8.0)
     return model.eval()
 
 

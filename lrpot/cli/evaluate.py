@@ -22,7 +22,7 @@ def evaluate(
     device: Device = "cpu",
     dtype: Precision = DType.float64,
 ) -> None:
-    """MAE, RMSE and largest error of energy per atom (eV/atom), forces (eV/A) and stress (eV/A^3)."""
+    """MAE, RMSE and largest error of energy per atom (eV/atom), forces (eV/A) and stress (eV/A^3); charges (e)."""
     import json
 
     import torch
@@ -63,7 +63,17 @@ def evaluate(
     ]
     title = f"{errors['n_structures']} structures, {errors['n_atoms']} atoms"
     console.table(title, ["quantity", "MAE", "RMSE", "max"], lines)
-    write_text(results, json.dumps({"model": str(model), "data": str(data), **errors}, indent=1))
+    charges, long_range = evaluation.charges_by_element(), evaluation.long_range()
+    if charges:
+        kinds = ("mean", "spread", "min", "max")
+        rows_of_charges = [[symbol, *(f"{q[kind]:+.4f}" for kind in kinds)] for symbol, q in charges.items()]
+        console.table("charges (e)", ["element", *kinds], rows_of_charges)
+        console.line(
+            f"long range: {long_range['energy_long']:.3g} eV/atom beside {long_range['energy_network']:.3g} eV/atom of "
+            f"the network (mean magnitudes), a share of {long_range['share']:.0%}"
+        )
+    report = {"model": str(model), "data": str(data), **errors, "charges": charges, "long_range": long_range}
+    write_text(results, json.dumps(report, indent=1))
     plots.parity(evaluation, picture)
     console.line(f"wrote {results}")
     console.line(f"wrote {picture}")

@@ -17,6 +17,12 @@ class Kernel(StrEnum):
     none = "none"
 
 
+class Charges(StrEnum):
+    embedding = "embedding"
+    environment = "environment"
+    equilibration = "equilibration"
+
+
 class Schedule(StrEnum):
     auto = "auto"
     published = "published"
@@ -46,7 +52,12 @@ def fit(
         typer.Option("--backbone", help="Short-range network: painn, dimenet++ or equivariant.", show_default="painn"),
     ] = None,
     charges: Annotated[
-        str | None, typer.Option("--charges", help="Charge model: embedding.", show_default="embedding")
+        Charges | None,
+        typer.Option(
+            "--charges",
+            help="By element; that plus a network of the surroundings; or equilibrated at the total charge.",
+            show_default="embedding",
+        ),
     ] = None,
     kernel: Annotated[
         Kernel | None,
@@ -90,7 +101,7 @@ def fit(
         "training.stages": stages,
         "training.schedule": schedule and schedule.value,
         "model.backbone.name": backbone,
-        "model.charges.kind": charges,
+        "model.charges.kind": charges and charges.value,
         "model.kernel.form": kernel and kernel.value,
         "data.valid": valid and str(valid),
         "data.test": test and str(test),

@@ -91,4 +91,4 @@ class LRCalculator(Calculator):
         if "stress" in output:
             self.results["stress"] = full_3x3_to_voigt_6_stress(output["stress"][0].cpu().numpy())
         if "charges" in output:
-            self.results["charges"] = np.asarray(output["charges"].sum(dim=1).cpu())
+            self.results["charges"] = np.asarray(output["charges"][:, 0].cpu())

@@ -18,6 +18,8 @@ from lrpot.errors import StructureError
 SLAB_IMAGES = 1e-8
 # Pairs that are handled at once; more are computed again in the backward pass instead of being kept.
 PAIRS = 1 << 21
+# Pairs whose waves are kept at once where nothing is differentiated.
+ROWS = 1 << 15
 
 
 class Boundary(Enum):
@@ -158,6 +160,21 @@ def isolated_energy(positions: Tensor, charges: Tensor, pair: Callable[[Tensor],
         rows = slice(start, start + size)
         energy = energy + checkpoint(block, positions, charges, rows, use_reentrant=False)
     return energy
+
+
+def isolated_matrix(positions: Tensor, pair: Callable[[Tensor], Tensor]) -> Tensor:
+    """The matrix of `isolated_energy`, u(r_ij): (n, n) or (n, n, C), eV/e^2.
+
+    Args:
+        positions: (n, 3), A. pair: as of `isolated_energy`.
+    """
+    size = max(1, ROWS // max(len(positions), 1))
+    rows = []
+    for some in positions.split(size):
+        distance = torch.linalg.vector_norm(some[:, None] - positions, dim=2)
+        found = pair(distance.reshape(-1))
+        rows.append(found.reshape(*distance.shape, *found.shape[1:]))
+    return torch.cat(rows)
 
 
 def radial_form(

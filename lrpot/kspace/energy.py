@@ -13,7 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from lrpot.errors import ConfigError
-from lrpot.kspace.boundary import Boundary, boundary_of, extent_of, isolated_energy, radial_form, slab_energy
+from lrpot.kspace.boundary import (
+    Boundary,
+    boundary_of,
+    extent_of,
+    isolated_energy,
+    isolated_matrix,
+    radial_form,
+    slab_energy,
+)
+from lrpot.kspace.fixed import potential_of
 from lrpot.kspace.kernel import Kernel
 from lrpot.kspace.lattice import MAX_KVECTORS, MAX_MODES, check_number, k_lattice, reciprocal_cell
 from lrpot.kspace.neutrality import NEUTRALITY, check_neutral, shift
@@ -170,6 +179,51 @@ class ReciprocalSum(nn.Module):
     ) -> Tensor:
         """(N, C), eV/e: dE/dq, the potential at each atom (its own field included unless subtracted)."""
         return self._inference(positions, charges, cell, batch, pbc, stress=False)[2]
+
+    def potential_of(
+        self,
+        positions: Tensor,
+        cell: Tensor,
+        batch: Tensor | None,
+        pbc: Tensor | None,
+        dtype: torch.dtype,
+        *,
+        tolerance: float | None = None,
+    ) -> Callable[[Tensor], Tensor]:
+        """`potential` as a function of the charges alone, for many charges at the same places.
+
+        It is the derivative of what `forward` gives, by the same engine, also while the kernel is being trained.
+
+        Args:
+            positions, cell, batch, pbc: as of `forward`. dtype: of the charges that will be given.
+            tolerance: of engine nufft, in place of its own.
+        Returns:
+            (N, C), eV/e, from (N, C), e; not differentiable.
+        """
+        positions, cell = positions.detach(), cell.detach()
+        if self.engine == "dense":
+            return lambda charges: self.potential(positions, charges, cell, batch, pbc)
+        with torch.no_grad():
+            system = self._system(positions, positions.new_zeros(len(positions), 1, dtype=dtype), cell, batch, pbc)
+            derived = self._derived()
+
+            def lacking(g: int, charges: Tensor) -> Tensor:
+                return derived.slab(system.of_structure(g)[0], charges, system.cells[g], system.slabs[g])
+
+            whole = potential_of(system, derived.plan(system, tolerance), derived.interactions, lacking)
+            own = 2.0 * derived.own_field().to(positions.device, dtype) if self.subtract_self else None
+        if own is None and self.neutrality != "shift":
+            return whole
+
+        @torch.no_grad()
+        def potential(charges: Tensor) -> Tensor:
+            if self.neutrality == "shift":
+                charges = shift(charges, system.index, len(system))
+            found = whole(charges) if own is None else whole(charges) - own * charges
+            # what takes off the mean is its own transpose
+            return shift(found, system.index, len(system)) if self.neutrality == "shift" else found
+
+        return potential
 
     def check(self, cell: Tensor, pbc: Tensor) -> None:
         """Find out, before anything is computed, whether a structure can be treated.
@@ -340,25 +394,26 @@ class _Derived:
         """The kernel, from a table if that is quicker."""
         return self.owner.kernel.tabulated()
 
-    def mesh(self, skew: float) -> Mesh:
-        """For cells of this skew; see `lrpot.kspace.plan.skew_of`."""
-        if skew not in self._meshes:
-            self._meshes[skew] = choose_mesh(self.owner.phi, self.owner.k_cutoff, self.owner.tolerance / skew)
-        return self._meshes[skew]
+    def mesh(self, tolerance: float) -> Mesh:
+        """For upright cells."""
+        if tolerance not in self._meshes:
+            self._meshes[tolerance] = choose_mesh(self.owner.phi, self.owner.k_cutoff, tolerance)
+        return self._meshes[tolerance]
 
     def phi(self, k: Tensor) -> Tensor:
         return self.owner._with_envelope(self.kernel, k)
 
-    def plan(self, system: System) -> Plan:
-        """The batch by engine and shape, with the weights of the sums."""
+    def plan(self, system: System, tolerance: float | None = None) -> Plan:
+        """The batch by engine and shape, with the weights of the sums; another tolerance than the owner's if given."""
+        tolerance = self.owner.tolerance if tolerance is None else tolerance
         if self.trained or system.cells.requires_grad:
-            return self._make_plan(system)
+            return self._make_plan(system, tolerance)
         cells = system.cells.cpu().numpy().tobytes()
-        key = (cells, str(system.cells.device), system.charges.dtype, *system.counts, -1, *system.molecules)
+        key = (tolerance, cells, str(system.cells.device), system.charges.dtype, *system.counts, -1, *system.molecules)
         if key not in self._plans:
             # tensors made in inference mode could not serve a later call that is differentiated
             with torch.inference_mode(False), torch.no_grad():
-                self._plans[key] = self._make_plan(system.with_cells(system.cells.clone()))
+                self._plans[key] = self._make_plan(system.with_cells(system.cells.clone()), tolerance)
             while len(self._plans) > 1 and sum(plan.nbytes for plan in self._plans.values()) > KEPT:
                 self._plans.popitem(last=False)
         self._plans.move_to_end(key)
@@ -371,9 +426,11 @@ class _Derived:
 
     def molecule(self, positions: Tensor, charges: Tensor) -> Tensor:
         """(), float64, eV: the energy of a structure that does not repeat."""
-        # in steps, so that a table serves many
-        reach = 8.0 * math.ceil(extent_of(positions) / 8.0 + 1e-6)
-        return isolated_energy(positions, charges, self._pair(reach))
+        return isolated_energy(positions, charges, self._pair(positions))
+
+    def interactions(self, positions: Tensor) -> Tensor:
+        """(n, n) or (n, n, C), float64, eV/e^2: those of which `molecule` is the energy."""
+        return isolated_matrix(positions, self._pair(positions))
 
     def slab(self, positions: Tensor, charges: Tensor, box: Tensor, axis: int) -> Tensor:
         """(), float64, eV: what the sum over the wave vectors of a slab's box lacks."""
@@ -382,16 +439,19 @@ class _Derived:
             positions, charges, box, axis, owner.kernel.coulomb, self.phi, owner.k_cutoff, owner.envelope
         )
 
-    def _pair(self, reach: float) -> Callable[[Tensor], Tensor]:
+    def _pair(self, positions: Tensor) -> Callable[[Tensor], Tensor]:
+        # in steps, so that a table serves many
+        reach = 8.0 * math.ceil(extent_of(positions) / 8.0 + 1e-6)
         if reach not in self._pairs:
             self._pairs[reach] = radial_form(self.phi, self.owner.k_cutoff, self.owner.envelope, reach)
         return self._pairs[reach]
 
-    def _make_plan(self, system: System) -> Plan:
+    def _make_plan(self, system: System, tolerance: float) -> Plan:
         # training on forces needs second derivatives
         engine = "separable" if self.trained and self.owner.engine == "auto" else self.owner.engine
         k_cutoff = self.owner.k_cutoff
-        return make_plan(engine, system, self.phi, k_cutoff, self.mesh)
+        # errors grow with the skew; see `lrpot.kspace.plan.skew_of`
+        return make_plan(engine, system, self.phi, k_cutoff, lambda skew: self.mesh(tolerance / skew))
 
 
 def _deformation(strain: Tensor) -> Tensor:

@@ -166,12 +166,15 @@ class LearnedKernel(Kernel):
 
     FCN(0) is taken off so that the limit of long waves stays that of the prior. Otherwise a common factor could move
     between kernel and charges, and the charges would mean nothing.
+
+    With `positive` the factor is exp(FCN(k) - FCN(0)), so that Phi keeps the sign of the prior.
     """
 
-    def __init__(self, prior: GaussianCoulomb | Dispersion, fcn: FCN) -> None:
+    def __init__(self, prior: GaussianCoulomb | Dispersion, fcn: FCN, *, positive: bool = False) -> None:
         super().__init__()
         self.prior = prior
         self.fcn = fcn
+        self.positive = positive
 
     @property
     def coulomb(self) -> float:
@@ -184,7 +187,8 @@ class LearnedKernel(Kernel):
     def factor(self, k: Tensor) -> Tensor:
         """(K,), dimensionless."""
         learned = self.fcn(torch.cat([k, k.new_zeros(1)]))
-        return 1.0 + learned[:-1] - learned[-1]
+        learned = learned[:-1] - learned[-1]
+        return torch.exp(learned) if self.positive else 1.0 + learned
 
     def forward(self, k: Tensor) -> Tensor:
         """(K,) from (K,) wave numbers in 1/A, none zero."""
@@ -197,12 +201,16 @@ class LearnedKernel(Kernel):
 class FreeKernel(Kernel):
     """The learned function alone, as published: Phi(k) = k_e FCN(k) A^2; zero at the start of training.
 
-    Source: Yu et al. 2022, E_long.
+    With `positive` it is k_e 3 pi^2 / k_cutoff^3 exp(FCN(k)) / A, which starts as an overlap: it costs two unit charges
+    at one place about k_e / A, others that are further apart than some 1 / k_cutoff next to nothing.
+
+    Source: Yu et al. 2022, E_long; the positive form is ours.
     """
 
-    def __init__(self, fcn: FCN) -> None:
+    def __init__(self, fcn: FCN, *, positive: bool = False) -> None:
         super().__init__()
         self.fcn = fcn
+        self.positive = positive
 
     @property
     def reach(self) -> float:
@@ -210,7 +218,10 @@ class FreeKernel(Kernel):
 
     def forward(self, k: Tensor) -> Tensor:
         """(K,), eV A^3 / e^2, from (K,) wave numbers in 1/A."""
-        return COULOMB_CONSTANT * self.fcn(k)
+        learned = self.fcn(k)
+        if self.positive:
+            learned = torch.exp(learned) * (3.0 * math.pi**2 / self.fcn.k_cutoff**3)
+        return COULOMB_CONSTANT * learned
 
     def tabulated(self) -> nn.Module:
         return EvenTable(self.forward, self.fcn.k_cutoff)

@@ -28,6 +28,7 @@ class Loops(NamedTuple):
     windows: Loop
     spread: Loop
     gather: Loop
+    look_up: Loop
 
 
 @lru_cache(maxsize=16)
@@ -66,7 +67,7 @@ def loops(width: int) -> Loops:
                 places[i, axis] = (int(first) + 1) % size
 
     @compiled
-    def spread(start, stop, part, pointers, order, places, values, charges, sizes, density):
+    def spread(start, stop, part, pointers, order, places, values, sizes, charges, density):
         """Add charges (N, C) to the planes start ... stop of the density (C, M1 M2 M3).
 
         pointers (M1 + 1,), order (N,): the atoms by the plane on which their windows begin.
@@ -104,10 +105,10 @@ def loops(width: int) -> Loops:
                                     mesh[row + np.uintp((z + c) % M3)] += share * in_z[c]
 
     @compiled
-    def gather(start, stop, part, pointers, order, places, values, charges, sizes, field, by_mesh, by_charges):
+    def gather(start, stop, part, pointers, order, places, values, sizes, charges, field, by_mesh, found):
         """The field (C, M1 M2 M3) under the windows of the atoms order[start ... stop].
 
-        by_charges: (N, C), result. by_mesh: (N, 3), result: its derivative by mesh coordinates, times charges, summed
+        found: (N, C), result. by_mesh: (N, 3), result: its derivative by mesh coordinates, times charges (N, C), summed
         over channels.
         """
         M1, M2, M3 = sizes[0], sizes[1], sizes[2]
@@ -148,10 +149,44 @@ def loops(width: int) -> Loops:
                     by_x += d_x[a] * plane
                     by_y += in_x[a] * plane_y
                     by_z += in_x[a] * plane_z
-                by_charges[i, channel] = at
+                found[i, channel] = at
                 total_x += charges[i, channel] * by_x
                 total_y += charges[i, channel] * by_y
                 total_z += charges[i, channel] * by_z
             by_mesh[i, 0], by_mesh[i, 1], by_mesh[i, 2] = total_x, total_y, total_z
 
-    return Loops(windows, spread, gather)
+    @compiled
+    def look_up(start, stop, part, pointers, order, places, values, sizes, field, found):
+        """What `gather` finds, without derivatives."""
+        M1, M2, M3 = sizes[0], sizes[1], sizes[2]
+        zero = field.dtype.type(0.0)
+        for n in range(start, stop):
+            i = order[n]
+            x, y, z = places[i, 0], places[i, 1], places[i, 2]
+            in_x, in_y, in_z = values[i, 0, 0], values[i, 1, 0], values[i, 2, 0]
+            for channel in range(field.shape[0]):
+                mesh = field[channel]
+                at = zero
+                for a in range(W):
+                    row_x = x + a
+                    if row_x >= M1:
+                        row_x -= M1
+                    plane = zero
+                    for b in range(W):
+                        row_y = y + b
+                        if row_y >= M2:
+                            row_y -= M2
+                        line = zero
+                        row = np.uintp((row_x * M2 + row_y) * M3)
+                        if z + W <= M3:
+                            row += np.uintp(z)
+                            for c in range(W):
+                                line += mesh[row + np.uintp(c)] * in_z[c]
+                        else:
+                            for c in range(W):
+                                line += mesh[row + np.uintp((z + c) % M3)] * in_z[c]
+                        plane += in_y[b] * line
+                    at += in_x[a] * plane
+                found[i, channel] = at
+
+    return Loops(windows, spread, gather, look_up)

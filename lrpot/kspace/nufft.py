@@ -166,23 +166,35 @@ class Nufft:
 
     def evaluate(self, fractional: Tensor, charges: Tensor, weights: Tensor, *, power: bool) -> tuple[Tensor, Gradient]:
         """Energies (1,), float64, eV, and their gradient (see `Gradient`)."""
-        fractional, charges = fractional[0], charges[0]
-        taps = self.taps(fractional, charges, self.grid)
-        amplitude = torch.fft.rfftn(taps.spread(), dim=(1, 2, 3))
-        parts = torch.view_as_real(amplitude)
+        charges = charges[0]
+        taps = self.taps(fractional[0], self.grid)
+        amplitude = torch.fft.rfftn(taps.spread(charges), dim=(1, 2, 3))
         square = None
         if power:
-            square = (parts**2).to(weights.dtype)
+            square = (torch.view_as_real(amplitude) ** 2).to(weights.dtype)
             # a mode with n3 > 0 stands for its opposite too
             square[..., 1:, :] *= 2.0
             square = square[None].sum_to_size(weights.shape)
-        # real times complex is slow, real and imaginary part times their weights are not
-        parts *= weights[0].to(charges.dtype)
-        field = torch.fft.irfftn(amplitude, s=self.grid.sizes, dim=(1, 2, 3), norm="forward")
-        by_charges, by_mesh = taps.gather(field)
+        by_charges, by_mesh = taps.gather(self._field(amplitude, weights), charges)
         # the response is half the derivative
         energy = torch.sum(charges.double() * by_charges.double()).reshape(1)
         return energy, Gradient(2.0 * (by_mesh * self.grid.counts)[None], 2.0 * by_charges[None], square)
+
+    def potential(self, fractional: Tensor, weights: Tensor) -> Callable[[Tensor], Tensor]:
+        """(1, n, C), eV/e, from charges (1, n, C); see `quadratic.Engine`."""
+        taps = self.taps(fractional[0], self.grid)
+
+        def potential(charges: Tensor) -> Tensor:
+            amplitude = torch.fft.rfftn(taps.spread(charges[0]), dim=(1, 2, 3))
+            return 2.0 * taps.look_up(self._field(amplitude, weights))[None]
+
+        return potential
+
+    def _field(self, amplitude: Tensor, weights: Tensor) -> Tensor:
+        """(C, M1, M2, M3), eV/e, from (C, M1, M2, M3 // 2 + 1), which are overwritten."""
+        # real times complex is slow, real and imaginary part times their weights are not
+        torch.view_as_real(amplitude).mul_(weights[0].to(self.grid.counts.dtype))
+        return torch.fft.irfftn(amplitude, s=self.grid.sizes, dim=(1, 2, 3), norm="forward")
 
     def differentiate(self, *arguments: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         raise ConfigError("engine nufft has first derivatives only; use engine = separable to train on forces")

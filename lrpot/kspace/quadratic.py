@@ -6,6 +6,7 @@ gradient. This module hangs them into autograd, so that forces cost no second pa
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -38,6 +39,9 @@ class Engine(Protocol):
         self, fractional: Tensor, charges: Tensor, weights: Tensor, seed: Tensor, along: Gradient
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The gradient, by fractional coordinates, charges, weights and seed (b,), of seed * <gradient, along>."""
+
+    def potential(self, fractional: Tensor, weights: Tensor) -> Callable[[Tensor], Tensor]:
+        """The potential at each atom, `Gradient.charges`, as a function of the charges; without derivatives."""
 
 
 def quadratic_form(fractional: Tensor, charges: Tensor, weights: Tensor, engine: Engine) -> Tensor:

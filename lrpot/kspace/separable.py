@@ -13,7 +13,7 @@ computed together, others one after the other; nothing is padded.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -95,6 +95,30 @@ class Separable:
         return energy, Gradient(
             by_fractional.view(n_structures, n_atoms, 3), by_charges.view(n_structures, n_atoms, n_channels), square
         )
+
+    def potential(self, fractional: Tensor, weights: Tensor) -> Callable[[Tensor], Tensor]:
+        """(b, n, C), eV/e, from charges (b, n, C); see `quadratic.Engine`. Phases that fill one block are kept."""
+        blocks = self._blocks(fractional)
+        fractional, weights = _alone(fractional), _alone(weights)
+        kept = self._factors(fractional) if len(blocks) == 1 else None
+
+        def potential(charges: Tensor) -> Tensor:
+            shape, charges = charges.shape, _alone(charges)
+            grid = None
+            for block in blocks:
+                left, right = kept or self._factors(fractional[block])
+                product = _times(left, charges if kept else charges[block]).mT @ right
+                grid = product if grid is None else grid + product
+            assert grid is not None
+            inner = (*grid.shape[:-2], shape[-1], 2, self.n_rows, 2, self.n_columns)
+            response = self._response(grid.view(inner), weights).view(grid.shape)
+            pieces = []
+            for block in blocks:
+                left, right = kept or self._factors(fractional[block])
+                pieces.append(_by_charges(right @ response.mT, left, shape[-1]))
+            return torch.cat(pieces, dim=-2).view(shape)
+
+        return potential
 
     def differentiate(
         self, fractional: Tensor, charges: Tensor, weights: Tensor, seed: Tensor, along: Gradient
@@ -219,10 +243,18 @@ def _times(factors: Tensor, charges: Tensor) -> Tensor:
 
 def _per_channel(by_rows: Tensor, left: Tensor, charges: Tensor) -> tuple[Tensor, Tensor]:
     """Derivatives by charges (..., n, C) and factors (..., n, 2 H), from that by their products (..., n, C 2 H)."""
+    by_charges = _by_charges(by_rows, left, charges.shape[-1])
     if charges.shape[-1] == 1:
-        return (by_rows * left).sum(dim=-1, keepdim=True), by_rows * charges
+        return by_charges, by_rows * charges
     by_rows = by_rows.unflatten(-1, (charges.shape[-1], -1))
-    return (by_rows * left[..., None, :]).sum(dim=-1), (by_rows * charges[..., None]).sum(dim=-2)
+    return by_charges, (by_rows * charges[..., None]).sum(dim=-2)
+
+
+def _by_charges(by_rows: Tensor, left: Tensor, n_channels: int) -> Tensor:
+    """(..., n, C) from the derivative (..., n, C 2 H) by the products of charges with factors (..., n, 2 H)."""
+    if n_channels == 1:
+        return (by_rows * left).sum(dim=-1, keepdim=True)
+    return (by_rows.unflatten(-1, (n_channels, -1)) * left[..., None, :]).sum(dim=-1)
 
 
 def _alone(values: Tensor) -> Tensor:

@@ -49,9 +49,13 @@ class System:
 
     def of_structure(self, g: int) -> tuple[Tensor, Tensor]:
         """Positions (n, 3) and charges (n, C)."""
-        start = sum(self.counts[:g])
-        rows = slice(start, start + self.counts[g])
+        rows = self.rows(g)
         return self.positions[rows], self.charges[rows]
+
+    def rows(self, g: int) -> slice:
+        """The atoms of structure g."""
+        start = sum(self.counts[:g])
+        return slice(start, start + self.counts[g])
 
     def inverse(self) -> Tensor:
         """(G, 3, 3), 1/A: inverse cells."""

@@ -42,46 +42,54 @@ class Grid:
 class Taps(Protocol):
     """The windows of the atoms."""
 
-    def __init__(self, fractional: Tensor, charges: Tensor, grid: Grid) -> None:
-        """fractional: (N, 3), in units of the lattice vectors. charges: (N, C), e."""
+    def __init__(self, fractional: Tensor, grid: Grid) -> None:
+        """fractional: (N, 3), in units of the lattice vectors."""
 
-    def spread(self) -> Tensor:
-        """(C, M1, M2, M3), e: charges on the mesh."""
+    def spread(self, charges: Tensor) -> Tensor:
+        """(C, M1, M2, M3), e: charges (N, C) on the mesh."""
 
-    def gather(self, field: Tensor) -> tuple[Tensor, Tensor]:
-        """The field (C, M1, M2, M3) at the atoms, (N, C), and its derivative by mesh coordinates times charges, summed
-        over channels, (N, 3)."""
+    def look_up(self, field: Tensor) -> Tensor:
+        """The field (C, M1, M2, M3) at the atoms, (N, C)."""
+
+    def gather(self, field: Tensor, charges: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and its derivative by mesh coordinates times charges, summed over channels, (N, 3)."""
 
 
 class CompiledTaps:
     """`Taps` on the CPU; see `lrpot.kspace.mesh_loops`."""
 
-    def __init__(self, fractional: Tensor, charges: Tensor, grid: Grid) -> None:
+    def __init__(self, fractional: Tensor, grid: Grid) -> None:
         self.grid = grid
-        self.charges = charges.detach().contiguous().numpy()
-        n = len(self.charges)
+        n = len(fractional)
         self.sizes = np.array(grid.sizes)
         self.work = n * grid.width**3 // TAPS_PER_UNIT
         self.each = np.arange(n + 1)  # atoms are rows of one entry
         self.loops = loops(grid.width)
-        self.places = np.empty((n, 3), np.int64)
-        self.values = np.empty((n, 3, 2, grid.width), self.charges.dtype)
         polynomials = grid.polynomials.numpy()
-        inputs = fractional.detach().contiguous().numpy(), polynomials, self.sizes
+        self.places = np.empty((n, 3), np.int64)
+        self.values = np.empty((n, 3, 2, grid.width), polynomials.dtype)
+        inputs = _array(fractional), polynomials, self.sizes
         share(self.loops.windows, self.each, self.work, *inputs, self.places, self.values)
         self.order, self.by_plane = self._sorted()
+        self.windows = self.order, self.places, self.values, self.sizes
 
-    def spread(self) -> Tensor:
-        density = torch.zeros(self.charges.shape[1], *self.grid.sizes, dtype=self.grid.counts.dtype)
-        arrays = self.order, self.places, self.values, self.charges, self.sizes, density.flatten(1).numpy()
+    def spread(self, charges: Tensor) -> Tensor:
+        density = torch.zeros(charges.shape[1], *self.grid.sizes, dtype=self.grid.counts.dtype)
+        arrays = *self.windows, _array(charges), density.flatten(1).numpy()
         share(self.loops.spread, self.by_plane, self.work, *arrays)
         return density
 
-    def gather(self, field: Tensor) -> tuple[Tensor, Tensor]:
-        by_mesh, by_charges = np.empty((len(self.charges), 3), self.charges.dtype), np.empty_like(self.charges)
-        arrays = self.order, self.places, self.values, self.charges, self.sizes, field.flatten(1).numpy()
-        share(self.loops.gather, self.each, self.work, *arrays, by_mesh, by_charges)
-        return torch.from_numpy(by_charges), torch.from_numpy(by_mesh)
+    def look_up(self, field: Tensor) -> Tensor:
+        found = np.empty((len(self.places), len(field)), self.values.dtype)
+        share(self.loops.look_up, self.each, self.work, *self.windows, field.flatten(1).numpy(), found)
+        return torch.from_numpy(found)
+
+    def gather(self, field: Tensor, charges: Tensor) -> tuple[Tensor, Tensor]:
+        found = np.empty((len(self.places), len(field)), self.values.dtype)
+        by_mesh = np.empty((len(self.places), 3), self.values.dtype)
+        arrays = *self.windows, _array(charges), field.flatten(1).numpy()
+        share(self.loops.gather, self.each, self.work, *arrays, by_mesh, found)
+        return torch.from_numpy(found), torch.from_numpy(by_mesh)
 
     def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
         """(N,) the atoms by row of the mesh, and (M1 + 1,) where those of each plane begin."""
@@ -92,55 +100,62 @@ class CompiledTaps:
         return order, pointers[::rows].copy()
 
 
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().contiguous().numpy()
+
+
 class TensorTaps:
     """`Taps` on any device.
 
     The mesh is continued by the width of the window beyond the end of each axis, so that no window is cut in two.
     """
 
-    def __init__(self, fractional: Tensor, charges: Tensor, grid: Grid) -> None:
+    def __init__(self, fractional: Tensor, grid: Grid) -> None:
         self.grid = grid
-        self.charges = charges
+        self.n_atoms = len(fractional)
         self.padded = tuple(size + grid.width for size in grid.sizes)
-        steps = torch.arange(grid.width, device=charges.device)
+        steps = torch.arange(grid.width, device=fractional.device)
         _, rows, columns = self.padded
-        self.strides = torch.tensor([rows * columns, columns, 1], device=charges.device)
+        self.strides = torch.tensor([rows * columns, columns, 1], device=fractional.device)
         self.offsets = ((steps[:, None, None] * rows + steps[:, None]) * columns + steps).reshape(-1)
         size = max(1, TAPS // len(self.offsets))
-        self.blocks = [slice(n, n + size) for n in range(0, len(charges), size)]
+        self.blocks = [slice(n, n + size) for n in range(0, self.n_atoms, size)]
         self.windows = [self._window(fractional[block]) for block in self.blocks]
         # one array for all blocks: a new one each time costs more than what is written into it
-        self.buffer = self.offsets.new_empty(min(size, len(charges)), len(self.offsets))
+        self.buffer = self.offsets.new_empty(min(size, self.n_atoms), len(self.offsets))
 
-    def spread(self) -> Tensor:
-        n_channels = self.charges.shape[1]
-        density = self.charges.new_zeros(n_channels, self.padded[0] * self.padded[1] * self.padded[2])
+    def spread(self, charges: Tensor) -> Tensor:
+        n_channels = charges.shape[1]
+        density = charges.new_zeros(n_channels, self.padded[0] * self.padded[1] * self.padded[2])
         for block, (place, values, _) in zip(self.blocks, self.windows, strict=True):
             x, y, z = values.unbind(dim=1)
             plane = (y[:, :, None] * z[:, None]).flatten(1)[:, None]
             places = self._places(place)
             for channel in range(n_channels):
-                spread = (x * self.charges[block, channel, None])[:, :, None] * plane
+                spread = (x * charges[block, channel, None])[:, :, None] * plane
                 density[channel].scatter_add_(0, places, spread.reshape(-1))
         return self._folded(density)
 
-    def gather(self, field: Tensor) -> tuple[Tensor, Tensor]:
+    def look_up(self, field: Tensor) -> Tensor:
+        return self.gather(field, field.new_zeros(self.n_atoms, len(field)))[0]
+
+    def gather(self, field: Tensor, charges: Tensor) -> tuple[Tensor, Tensor]:
         field = self._unfolded(field)
         width = self.grid.width
-        by_mesh, by_charges = self.charges.new_zeros(len(self.charges), 3), torch.empty_like(self.charges)
+        by_mesh, found = charges.new_zeros(self.n_atoms, 3), torch.empty_like(charges)
         for block, (place, values, slopes) in zip(self.blocks, self.windows, strict=True):
             x, y, z = torch.stack([values, slopes], dim=2).unbind(dim=1)  # (n, 2, w)
             places = self._places(place)
-            for channel in range(self.charges.shape[1]):
+            for channel in range(len(field)):
                 around = field[channel].index_select(0, places).view(-1, width, width**2)
                 # rows: value and slope along x; then y, then z
                 in_x = torch.bmm(x, around).view(-1, 2 * width, width)
                 in_xz = torch.bmm(in_x, z.mT).view(-1, 2, width, 2)  # (n, x, y', z)
                 in_all = torch.einsum("nxwz,nyw->nxyz", in_xz, y)
-                by_charges[block, channel] = in_all[:, 0, 0, 0]
+                found[block, channel] = in_all[:, 0, 0, 0]
                 gradient = torch.stack([in_all[:, 1, 0, 0], in_all[:, 0, 1, 0], in_all[:, 0, 0, 1]], dim=1)
-                by_mesh[block] += self.charges[block, channel, None] * gradient
-        return by_charges, by_mesh
+                by_mesh[block] += charges[block, channel, None] * gradient
+        return found, by_mesh
 
     def _window(self, fractional: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Where each atom's window begins in the padded mesh (n,), its values and slopes (n, 3, w)."""

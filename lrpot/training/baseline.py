@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from lrpot.charges import EquilibratedCharges
 from lrpot.evaluation import predict_structures
-from lrpot.potential import Potential
-from lrpot.structure import LABELS, Structure, batch_index
+from lrpot.potential import Potential, geometry_of
+from lrpot.structure import LABELS, Structure, batch_index, edge_vectors
 
 # Residuals smaller than this (eV, eV/A) are rounding of the labels; dividing by less would amplify it.
 SMALLEST_SCALE = 1e-9
+
+# Atoms, about, in which the potentials are averaged that equilibrated charges start from.
+START_ATOMS = 4000
 
 
 def store_known(model: Potential, structures: Sequence[Structure], parts: Iterable[str]) -> None:
@@ -37,6 +41,28 @@ def store_known(model: Potential, structures: Sequence[Structure], parts: Iterab
                 if label in structure:
                     part = output[label][atoms if label == "forces" else slice(n, n + 1)]
                     structure[f"known_{label}"] = part.cpu()
+
+
+def set_start(model: Potential, charges: Mapping[int, float], structures: Sequence[Structure]) -> None:
+    """Set the charges that a fit starts from, in e by atomic number.
+
+    Charges that are equilibrated get electronegativities for which they come out so in the structures: minus the mean
+    potential that the atoms of each element feel where all carry their charge.
+    """
+    assert model.long is not None
+    module = model.long.charges
+    if not isinstance(module, EquilibratedCharges):
+        module.set_values(charges)
+        return
+    potentials: dict[int, list[Tensor]] = {}
+    every = max(1, sum(s.num_nodes for s in structures) // START_ATOMS)
+    for structure in structures[::every]:
+        given = torch.tensor([charges.get(z, 0.0) for z in structure.numbers.tolist()], dtype=torch.float64)
+        geometry = geometry_of(structure, edge_vectors(structure))
+        felt = module.potential(structure, given, model.long.electrostatics, geometry)
+        for z in structure.numbers.unique().tolist():
+            potentials.setdefault(z, []).append(felt[structure.numbers == z])
+    module.set_values(charges, {z: float(torch.cat(values).mean()) for z, values in potentials.items()})
 
 
 def fit_baseline(model: Potential, structures: Sequence[Structure]) -> None:

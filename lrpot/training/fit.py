@@ -14,7 +14,6 @@ from typing import Any
 
 import lightning.pytorch as lightning
 import torch
-from ase.data import atomic_numbers
 
 from lrpot.build import build_potential
 from lrpot.charges.start import starting_charges, table_charges
@@ -26,7 +25,7 @@ from lrpot.files import run_directory, write_text
 from lrpot.interrupts import finish_step_on_ctrl_c
 from lrpot.model_file import ModelInfo, check_device, load, save, symbols
 from lrpot.potential import Potential
-from lrpot.training.baseline import fit_baseline, relative_step, residual_scales, store_known
+from lrpot.training.baseline import fit_baseline, relative_step, residual_scales, set_start, store_known
 from lrpot.training.checkpoint import SaveEveryEpoch, StopOnSignal, usable_checkpoint
 from lrpot.training.dataset import FitData, read_data
 from lrpot.training.module import StageModule, train_loader, valid_loader
@@ -163,15 +162,15 @@ class _Run:
                     "charges that are zero stay zero, since the energy is quadratic in them; give a start, such as "
                     "--set model.charges.init='{Na: 0.5, Cl: -0.5}'"
                 )
-            model.long.charges.set_values(start.values)
+            set_start(model, start.values, self.data.train)
             origin = start.origin
         # what is known before any training: the yardstick for what the stages bring
         store_known(model, self.data.train, {"long"})
         fit_baseline(model, self.data.train)
         model.to(self.config.training.device)
-        errors = evaluate_structures(model, self.data.valid).errors()
-        charges = charges_of(model)
-        self._keep(model, {"stage": 0, "title": "start", "validation": errors, "charges": charges, "origin": origin})
+        found = evaluate_structures(model, self.data.valid)
+        entry = {"validation": found.errors(), "charges": charges_of(model, found), "origin": origin}
+        self._keep(model, {"stage": 0, "title": "start", **entry})
         if model.long is not None:
             model.long.charges.set_values({})  # until the stage that is to have them
         return model
@@ -198,7 +197,9 @@ class _Run:
         training, console = self.config.training, self.console
         started = time.monotonic()
         if stage.charged and model.long is not None:
-            model.long.charges.set_values({atomic_numbers[s]: q for s, q in self.done[0]["charges"].items()})
+            start = load(self._stage_files(0)[1]).long
+            assert start is not None
+            model.long.charges.load_state_dict(start.charges.state_dict())
         module = StageModule(model, stage, training, self.data.train, *self._prepare(model, stage))
         valid = valid_loader(self.data.valid, training.batch_size)
         train = train_loader(self.data.train, training.batch_size, seed=training.seed * 10 + number)
@@ -252,14 +253,15 @@ class _Run:
         return scales, lr_long
 
     def _finish_stage(self, model: Potential, number: int, stage: Stage, module: StageModule, seconds: float) -> None:
-        errors = evaluate_structures(model, self.data.valid).errors()
+        found = evaluate_structures(model, self.data.valid)
+        errors = found.errors()
         entry = {
             "stage": number,
             "title": stage.title,
             "epochs": len(module.history) - 1,
             "seconds": round(seconds, 1),
             "validation": errors,
-            "charges": charges_of(model),
+            "charges": charges_of(model, found),
             "history": module.history,
         }
         self._keep(model, entry)

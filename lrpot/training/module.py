@@ -110,6 +110,8 @@ class StageModule(lightning.LightningModule):
             module = getattr(model, part)
             if module is not None:
                 module.requires_grad_(part in stage.trained)
+        if model.long is not None and not stage.surroundings:
+            model.long.charges.freeze_surroundings()
 
     def configure_optimizers(self) -> dict[str, Any]:
         groups = [

@@ -22,6 +22,8 @@ class Stage:
             readout is still zero.
         charged: whether the charges are set to their starting values before it; they are zero until then, so that
             the model after every stage is whole.
+        surroundings: whether the charges may learn from the features of their atoms. Not before the network is
+            fitted: frozen charges would change with it.
     """
 
     title: str
@@ -29,6 +31,7 @@ class Stage:
     frozen: frozenset[str] = frozenset()
     baseline: bool = False
     charged: bool = False
+    surroundings: bool = True
 
     @property
     def evaluated(self) -> frozenset[str]:
@@ -45,8 +48,10 @@ def plan(config: FitConfig) -> list[Stage]:
     if config.training.stages == 1:
         return [Stage("all at once", short | long, baseline=True, charged=True)]
     if config.schedule == "published":
+        # charges that are equilibrated vanish only in neutral structures
+        absent = long if config.model.charges.kind == "equilibration" else frozenset()
         return [
-            Stage("real space, no long range", short, baseline=True),
+            Stage("real space, no long range", short, frozen=absent, baseline=True),
             Stage("reciprocal space, real part frozen", long, frozen=short, charged=True),
             both,
         ]
@@ -57,7 +62,7 @@ def plan(config: FitConfig) -> list[Stage]:
             both,
         ]
     return [
-        Stage("reciprocal space, network still zero", long, frozen=short, baseline=True, charged=True),
+        Stage("reciprocal space, network still zero", long, short, baseline=True, charged=True, surroundings=False),
         Stage("real space, long range frozen", short, frozen=long, baseline=True),
         both,
     ]

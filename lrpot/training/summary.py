@@ -10,6 +10,7 @@ from typing import Any
 from ase.data import chemical_symbols
 
 from lrpot.config import FitConfig
+from lrpot.evaluation import Evaluation
 from lrpot.potential import Potential
 from lrpot.structure import LABELS
 
@@ -17,10 +18,13 @@ from lrpot.structure import LABELS
 COLLAPSED = 0.1
 
 
-def charges_of(model: Potential) -> dict[str, float]:
-    """Charges in e by symbol; empty without a long-range part."""
+def charges_of(model: Potential, evaluation: Evaluation) -> dict[str, float]:
+    """Charges in e by symbol; empty without a long-range part. Where they depend on the surroundings, the mean over
+    the structures that were evaluated."""
     if model.long is None:
         return {}
+    if model.long.charges.sees_surroundings:
+        return {symbol: values["mean"] for symbol, values in evaluation.charges_by_element().items()}
     return {chemical_symbols[z]: q for z, q in model.long.charges.by_element().items()}
 
 

@@ -213,6 +213,13 @@ def test_evaluate(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert found["forces"]["mae"] == pytest.approx(np.mean(errors), rel=1e-6)
     assert found["forces"]["max"] == pytest.approx(np.max(errors), rel=1e-6)
     assert found["forces"]["unit"] == "eV/A"
+    assert "charges (e)" in shown
+    assert "a share of" in shown
+    assert list(found["charges"]) == ["Na", "Cl"]
+    charge = float(np.mean(atoms.calc.results["charges"][rows[0].numbers == 11]))
+    assert found["charges"]["Na"]["mean"] == pytest.approx(charge, abs=1e-9)
+    assert f"{charge:+.4f}" in shown
+    assert found["long_range"]["energy_long"] > 0.1
 
 
 def test_evaluate_writes_beside_the_model_unless_told(tmp_path: Path) -> None:

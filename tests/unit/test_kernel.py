@@ -541,3 +541,41 @@ def test_envelope_makes_phi_twice_differentiable_at_the_cutoff() -> None:
     assert abs(value) < 1e-15 * abs(scale)
     assert abs(first) < 1e-10 * abs(scale)
     assert abs(second) < 1e-3 * abs(scale)
+
+
+# --- kernels that are nowhere negative, for charges that are equilibrated
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 5.0])
+def test_positive_kernels_are_nowhere_negative(scale: float) -> None:
+    k = torch.linspace(1e-3, K_CUTOFF, 400, dtype=torch.float64)
+    fcn = random_fcn(3, scale).requires_grad_(False)
+    prior = GaussianCoulomb(0.6)
+    for kernel in (FreeKernel(fcn, positive=True), LearnedKernel(prior, fcn, positive=True)):
+        phi = kernel(k).detach()
+        assert float(phi.min()) > 0.0
+        table = kernel.tabulated()
+        assert float((table(k) - phi).abs().max()) < 1e-9 * float(phi.max())
+    # which is not so by itself
+    assert (float(LearnedKernel(prior, fcn)(k).detach().min()) < 0.0) == (scale > 0.0)
+
+
+def test_positive_kernel_starts_as_its_prior_and_keeps_its_limit() -> None:
+    prior = GaussianCoulomb(0.6)
+    k = torch.linspace(0.1, K_CUTOFF, 50, dtype=torch.float64)
+    fresh = LearnedKernel(prior, FCN(K_CUTOFF).double(), positive=True)
+    torch.testing.assert_close(fresh(k).detach(), prior(k), rtol=EXACT, atol=0)
+    small = torch.tensor([1e-4], dtype=torch.float64)
+    learned = LearnedKernel(prior, random_fcn(1), positive=True)
+    assert (learned(small) * small**2).item() == pytest.approx(prior.coulomb, rel=1e-6)
+    # to first order it is the other form
+    weak = random_fcn(1, 1e-5)
+    one, other = (LearnedKernel(prior, weak, positive=flag).factor(k).detach() - 1.0 for flag in (True, False))
+    torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-9)
+
+
+def test_positive_free_kernel_costs_two_charges_at_one_place_about_one_unit() -> None:
+    """Without the envelope k_e / A exactly."""
+    kernel = FreeKernel(FCN(K_CUTOFF).double(), positive=True)
+    at_zero = radial_form(kernel, K_CUTOFF, 1.0, 0.0)(torch.zeros(1, dtype=torch.float64))
+    assert at_zero.item() == pytest.approx(COULOMB_CONSTANT, rel=1e-12)
