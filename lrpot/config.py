@@ -108,17 +108,28 @@ BackboneConfig = Annotated[
 ]
 
 
+# A file of charges is told from a misspelt word by its ending.
+ChargeFile = Annotated[str, Field(pattern=r"\.ya?ml$")]
+
+
 class ChargesConfig(_Section):
     """The charges of the long-range part."""
 
     kind: Literal["embedding"] = Field("embedding", description="embedding: one learned charge per element.")
-    init: Literal["prefit", "oxidation", "zero"] | dict[str, float] = Field(
+    init: Literal["prefit", "born", "oxidation", "zero"] | ChargeFile | dict[str, float] = Field(
         "prefit",
         description="Where charges start: prefit (linear fit of forces before any network; needs kernel coulomb), "
-        "oxidation (oxidation states), zero, or a table {Na: 1.0, Cl: -1.0}, e.",
+        "a file ending in .yaml that lrpot charges wrote, born (Born charges over the square root of the dielectric "
+        "constant), oxidation (oxidation states times one screening factor), zero, or a table {Na: 1.0, Cl: -1.0}, e.",
     )
-    pair_cutoff: float = Field(
-        4.5, gt=0, description="Reach of the prefit's pair splines, A; widened where it misses a pair of elements."
+    born: str | None = Field(
+        None, description="File of Born charges and dielectric constant for init born; without one, labels in the data."
+    )
+    pair_cutoff: float | Literal["auto"] = Field(
+        "auto", description="Reach of the prefit's pair splines, A; auto: where the charges are determined best."
+    )
+    sum_molecules: bool = Field(
+        True, description="The prefit sums forces over bonded molecules, whose inner forces would drown the rest."
     )
     neutrality: Literal["background", "shift"] = Field(
         "background", description="background: charges kept, uniform background; shift: mean taken off (published)."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,9 @@ from lrpot.structure import Structure, make_structure
 
 # An occupancy this close to 1 is 1: files round it.
 FULL = 1e-3
+
+# A, edges of a `StructureFile`: long enough to tell that two atoms are in one place.
+OVERLAP_CHECKED = 0.5
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,20 @@ def read_rows(path: str | Path, *, progress: Callable[[int], None] | None = None
     Raises:
         DataError: the file is missing, empty, or not readable as crystals; the message names the row it broke at.
     """
+    rows = []
+    for row in stream_rows(path):
+        rows.append(row)
+        if progress is not None:
+            progress(len(rows))
+    return rows
+
+
+def stream_rows(path: str | Path) -> Iterator[Row]:
+    """The same, one at a time: for files that do not fit in memory.
+
+    Raises:
+        DataError: as `read_rows`, once the row is reached.
+    """
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path}: no such file; check the path")
@@ -55,26 +72,46 @@ def read_rows(path: str | Path, *, progress: Callable[[int], None] | None = None
         raise DataError(f"{path}: is a directory; name the file in it")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: is empty; nothing to read")
-    rows: list[Row] = []
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            for number, atoms in enumerate(ase.io.iread(path, index=":", do_not_split_by_at_sign=True)):
-                rows.append(Row(path, number, atoms))
-                if progress is not None:
-                    progress(number + 1)
-    except UnknownFileTypeError as error:
-        raise DataError(f"{path}: is in no format that ASE knows; give a file that ase.io.read reads") from error
-    except Exception as error:  # each of ASE's many readers fails in a way of its own
-        # the text of a KeyError is the bare key; in these files that is an element or a column
-        reason = f"unknown name {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise DataError(
-            f"{path}: row {len(rows)} cannot be read ({type(error).__name__}: {reason[:200]}); "
-            "correct that row, or give a file that ase.io.read reads"
-        ) from error
-    if not rows:
+    number = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        frames = ase.io.iread(path, index=":", do_not_split_by_at_sign=True)
+    while True:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                atoms = next(frames, None)
+        except UnknownFileTypeError as error:
+            raise DataError(f"{path}: is in no format that ASE knows; give a file that ase.io.read reads") from error
+        except Exception as error:  # each of ASE's many readers fails in a way of its own
+            # the text of a KeyError is the bare key; in these files that is an element or a column
+            reason = f"unknown name {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+            raise DataError(
+                f"{path}: row {number} cannot be read ({type(error).__name__}: {reason[:200]}); "
+                "correct that row, or give a file that ase.io.read reads"
+            ) from error
+        if atoms is None:
+            break
+        yield Row(path, number, atoms)
+        number += 1
+    if number == 0:
         raise DataError(f"{path}: holds no crystals; nothing to read")
-    return rows
+
+
+class StructureFile:
+    """The structures of a file, read anew each time they are iterated over; their edges are short.
+
+    Raises (while iterating):
+        DataError, StructureError, UnknownElementError: the first row that cannot be used, with its file and number.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def __iter__(self) -> Iterator[Structure]:
+        for row in stream_rows(self.path):
+            (structure,) = to_structures([row], OVERLAP_CHECKED)
+            yield structure
 
 
 def to_structure(
