@@ -108,6 +108,9 @@ BackboneConfig = Annotated[
 ]
 
 
+# A; shorter pair splines miss the nearest neighbours, longer ones imitate the Coulomb field.
+PAIR_CUTOFF_RANGE = (2.0, 10.0)
+
 # A file of charges is told from a misspelt word by its ending.
 ChargeFile = Annotated[str, Field(pattern=r"\.ya?ml$")]
 
@@ -125,7 +128,7 @@ class ChargesConfig(_Section):
     born: str | None = Field(
         None, description="File of Born charges and dielectric constant for init born; without one, labels in the data."
     )
-    pair_cutoff: float | Literal["auto"] = Field(
+    pair_cutoff: Annotated[float, Field(ge=PAIR_CUTOFF_RANGE[0], le=PAIR_CUTOFF_RANGE[1])] | Literal["auto"] = Field(
         "auto", description="Reach of the prefit's pair splines, A; auto: where the charges are determined best."
     )
     sum_molecules: bool = Field(

@@ -1,6 +1,6 @@
 """Charges from Born effective charges: Z* / sqrt(eps_inf), what two ions far apart in the crystal feel of each other.
 
-Sources: tr Z* / 3 of each element, and eps_inf = tr eps / 3; Gonze and Lee, Phys. Rev. B 55, 10355 (1997), Eq. 71-74.
+Sources: tr Z* / 3 of each element, and eps_inf = tr eps / 3; Gonze and Lee, Phys. Rev. B 55, 10355 (1997).
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def _tensors(atoms: Atoms, where: str) -> tuple[np.ndarray, np.ndarray, float]:
     n = len(atoms)
     if born.size != 9 * n or dielectric.size != 9:
         raise ConfigError(
-            f"{where}: born_charges have shape {born.shape} and dielectric {dielectric.shape}; expected {(n, 3, 3)} and "
-            "(3, 3)"
+            f"{where}: born_charges have shape {born.shape} and dielectric {dielectric.shape}; "
+            f"expected {(n, 3, 3)} and (3, 3)"
         )
     screening = float(np.trace(dielectric.reshape(3, 3))) / 3.0
     if not (np.isfinite(born).all() and screening >= 1.0):

@@ -31,6 +31,7 @@ def write_charges(fit: Prefit, path: str | Path, source: str) -> None:
             "rank_one_share": _round(best.rank_one),
             "explained_by_charges": _round(best.explained),
             "explained_by_longer_splines": _round(best.longer),
+            "blocks_won_against_longer_splines": _round(best.wins),
             "spread_over_pair_cutoffs": _round(fit.spread),
             "net_charge_of_molecules": {name: _round(charge) for name, charge in fit.molecules.items()},
             "free_charges": _table(dict(zip(fit.elements, best.free.tolist(), strict=True))),
@@ -45,6 +46,7 @@ def write_charges(fit: Prefit, path: str | Path, source: str) -> None:
             "molecules": "auto" if fit.sum_molecules else "off",
             "frames": found.n_frames - found.n_too_large,
             "frames_left_out_for_large_forces": found.n_too_large,
+            "largest_rms_force": _round(found.largest_size),
             "frames_without_forces_or_period": found.n_unusable,
         },
     }

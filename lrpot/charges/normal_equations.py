@@ -6,21 +6,26 @@ the charges move when a block is left out is their uncertainty.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
 from lrpot.charges.force_features import Layout, force_features, sum_groups
-from lrpot.charges.survey import Report, Survey, force_size, usable_frames
+from lrpot.charges.survey import Survey, force_size, usable_frames
 from lrpot.structure import Structure
 
 # Frames that follow each other are alike, so blocks are stretches of the file. Fewer frames are divided by atoms.
 BLOCKS = 10
 
-# Added to the diagonal of a matrix of unit diagonal: splines that hardly any distance reaches.
+# Added to a diagonal of ones: columns that are nearly dependent.
 RIDGE = 1e-12
+
+# eV; how large the coefficients of splines are expected to be. Without that, splines that hardly any distance reaches
+# fit the noise, and are wild on other frames.
+SPLINE_SIZE = 1.0
 
 
 @dataclass(frozen=True)
@@ -31,11 +36,13 @@ class NormalEquations:
         layout: the columns.
         blocks: (BLOCKS, n_columns + 1, n_columns + 1), (eV/A)^2 for unit unknowns.
         n_equations: force components.
+        molecules: how many molecules have each composition, as ((number, count), ...).
     """
 
     layout: Layout
     blocks: np.ndarray
     n_equations: int
+    molecules: Counter[tuple[tuple[int, int], ...]]
 
 
 def normal_equations(
@@ -44,7 +51,7 @@ def normal_equations(
     found: Survey,
     *,
     sum_molecules: bool,
-    progress: Report | None = None,
+    progress: Callable[[int], None],
 ) -> NormalEquations:
     """Look at every frame a second time and add up its equations.
 
@@ -55,25 +62,34 @@ def normal_equations(
         sum_molecules, progress: as of `survey`.
     """
     blocks = np.zeros((BLOCKS, layout.n_columns + 1, layout.n_columns + 1))
-    n_equations, number = 0, -1
+    n_equations, number, largest = 0, -1, found.largest_size
+    kinds: Counter[tuple[tuple[int, int], ...]] = Counter()
     for seen, usable in enumerate(usable_frames(frames, layout.reach, sum_molecules=sum_molecules), 1):
-        if progress is not None:
-            progress(seen)
+        progress(seen)
         if usable is None:
             continue
         structure, group = usable
         number += 1
-        if force_size(structure, group) > found.largest_size:
+        if force_size(structure, group) > largest:
             continue
         labels = sum_groups(structure.forces.numpy(), group)
         rows = np.concatenate([force_features(structure, layout, group), labels[..., None]], axis=2)
         n_equations += labels.size
+        kinds.update(_molecules(structure, group))
         place = number + np.arange(len(rows)) / len(rows)
         block = (BLOCKS * place / found.n_frames).astype(int)
         for b in np.unique(block):
             part = rows[block == b].reshape(-1, layout.n_columns + 1)
             blocks[b] += part.T @ part
-    return NormalEquations(layout, blocks, n_equations)
+    return NormalEquations(layout, blocks, n_equations, kinds)
+
+
+def _molecules(structure: Structure, group: np.ndarray) -> Iterator[tuple[tuple[int, int], ...]]:
+    """The composition of every group of more than one atom."""
+    order = np.argsort(group, kind="stable")
+    for members in np.split(structure.numbers.numpy()[order], np.cumsum(np.bincount(group))[:-1]):
+        if len(members) > 1:
+            yield tuple(sorted(Counter(members.tolist()).items()))
 
 
 @dataclass(frozen=True)
@@ -116,18 +132,26 @@ class Reduced:
         return max(float(unknowns @ sums[np.ix_(columns, columns)] @ unknowns), 0.0)
 
 
-def eliminate(sums: np.ndarray, layout: Layout, knots: int) -> Reduced:
+def residual_variance(equations: NormalEquations, knots: int) -> float:
+    """(eV/A)^2, what splines of this reach and free products leave of a force component, mean square."""
+    reduced = eliminate(equations.blocks.sum(axis=0), equations.layout, knots)
+    left = reduced.left[-1, -1] - reduced.products() @ reduced.vector
+    return max(float(left), 0.0) / equations.n_equations
+
+
+def eliminate(sums: np.ndarray, layout: Layout, knots: int, *, noise: float = 0.0) -> Reduced:
     """Fit splines of this reach to the Coulomb columns and to the labels.
 
     Args:
         sums: (n_columns + 1, n_columns + 1) of one block or of several.
         layout: the columns. knots: reach of the splines in spacings.
+        noise: (eV/A)^2, mean square error of a label; the larger, the less is believed of few distances.
     """
     splines = layout.splines(knots)
     splines = splines[sums.diagonal()[splines] > 0]
     rest = np.append(layout.coulomb, len(sums) - 1)
     scale = 1.0 / np.sqrt(sums.diagonal()[splines])
-    inner = sums[np.ix_(splines, splines)] * np.outer(scale, scale)
+    inner = sums[np.ix_(splines, splines)] * np.outer(scale, scale) + np.diag(noise / SPLINE_SIZE**2 * scale**2)
     cross = sums[np.ix_(splines, rest)] * scale[:, None]
     solution = cho_solve(cho_factor(inner + RIDGE * np.eye(len(inner))), cross)
     left = sums[np.ix_(rest, rest)] - cross.T @ solution

@@ -18,20 +18,24 @@ from ase.data import chemical_symbols
 from scipy.optimize import least_squares
 
 from lrpot.charges.force_features import Layout, products, symmetric
-from lrpot.charges.normal_equations import NormalEquations, Reduced, eliminate, normal_equations
-from lrpot.charges.survey import Report, Survey, formula, neutral_charges, survey
-from lrpot.errors import DataError
+from lrpot.charges.normal_equations import NormalEquations, Reduced, eliminate, normal_equations, residual_variance
+from lrpot.charges.survey import Survey, formula, neutral_charges, survey
+from lrpot.config import PAIR_CUTOFF_RANGE
+from lrpot.console import Console
+from lrpot.errors import ConfigError, DataError
 from lrpot.structure import Structure
 
-# A. Pair cutoffs that are tried; the last only where a pair of elements first meets beyond the others.
-PAIR_CUTOFFS = (3.5, 4.0, 4.5, 5.0, 5.5)
+PAIR_CUTOFFS = (3.5, 4.0, 4.5, 5.0)  # A, that are tried
 SPACING = 0.25  # of the knots
 LONGER = 1.0  # by which the splines are lengthened that are to do without charges
 
 MAX_ELEMENTS = 16  # 136 pairs: some gigabytes of normal equations
 
-# Below or above these the data do not determine charges.
-MIN_EXPLAINED = 0.15
+# Below or above these the data do not determine charges. A liquid, whose molecules polarise each other, leaves most of
+# its forces to neither splines nor charges.
+MIN_EXPLAINED = 0.05
+MIN_WINS = 0.75
+MIN_ADVANTAGE = 1.1
 MIN_RANK_ONE = 0.5
 MAX_SPREAD = 0.35
 MAX_UNCERTAINTY = 0.2
@@ -54,8 +58,8 @@ class AtCutoff:
         rank_one: share of the leading eigenvalue, 1 for true products, negative if it is negative.
         explained: share of what splines leave of forces that were held out, explained by the charges.
         longer: the same share explained by splines that are longer by 1 A, instead of the charges.
+        wins: share of the blocks of frames of which charges leave less than longer splines do.
         errors: eV/A, root mean square on held-out forces: splines alone, longer splines, splines and charges.
-        complete: every pair of elements that meets at all meets inside.
         reduced: the equations without the splines.
     """
 
@@ -67,9 +71,14 @@ class AtCutoff:
     rank_one: float
     explained: float
     longer: float
+    wins: float
     errors: tuple[float, float, float]
-    complete: bool
     reduced: Reduced
+
+    @property
+    def wins_clearly(self) -> bool:
+        """Charges explain what splines of the next lengths cannot."""
+        return self.wins >= MIN_WINS and self.explained >= MIN_ADVANTAGE * self.longer
 
 
 @dataclass(frozen=True)
@@ -80,10 +89,10 @@ class Prefit:
         elements: atomic numbers, ascending; the order of all arrays.
         best: the fit at the chosen pair cutoff.
         cutoffs: the fits at all pair cutoffs, ascending.
-        spread: over the complete ones, the largest relative deviation of the charges from the chosen ones.
+        spread: over all of them, the largest relative deviation of the charges from the chosen ones.
         molecules: net charge (e) of each kind that was summed, from the charges that nothing makes neutral.
         refusal: why these are no charges; None if they are.
-        found: counts. n_equations: force components that were used.
+        found: counts. equations: the linear problem.
         sum_molecules: whether molecules were looked for.
     """
 
@@ -94,7 +103,7 @@ class Prefit:
     molecules: dict[str, float]
     refusal: str | None
     found: Survey
-    n_equations: int
+    equations: NormalEquations
     sum_molecules: bool
 
     @property
@@ -108,8 +117,8 @@ class Prefit:
         return dict(zip(self.elements, self.best.uncertainties.tolist(), strict=True))
 
     def scale_of(self, charges: Mapping[int, float]) -> float | None:
-        """The factor by which these charges (e, by atomic number) fit best; None if none makes them better."""
-        of_products = products(np.array([charges[z] for z in self.elements]))
+        """The factor by which these charges (e, by atomic number) fit best; None if zero fits better than any."""
+        of_products = products(np.array([charges.get(z, 0.0) for z in self.elements]))
         square = _best_square(self.best.reduced, of_products)
         return float(np.sqrt(square)) if square > 0 else None
 
@@ -119,43 +128,48 @@ def fit_charges(
     *,
     pair_cutoff: float | None = None,
     sum_molecules: bool = True,
-    progress: tuple[Report, Report] | None = None,
+    console: Console | None = None,
 ) -> Prefit:
     """Charges of every element from labelled structures, and their quality.
 
-    The frames are looked at twice and one at a time: anything that can be iterated twice will do, such as a file.
+    The frames are looked at twice and one at a time: anything that can be iterated twice will do, such as a
+    `StructureFile`.
 
     Args:
         frames: with forces; edges are not needed.
         pair_cutoff: reach of the splines, A; None tries several and takes the one at which the charges are determined
-            best. Keep it short: a long one imitates the Coulomb field.
+            best: the longest at which charges still explain clearly more than longer splines do.
         sum_molecules: forces are summed over molecules (see `lrpot.charges.molecules`).
-        progress: told the number of frames seen in the first and in the second look.
+        console: shows how far it is.
     Raises:
         PrefitRefused: nothing can be fitted: no forces in periodic cells, one element, no forces that differ from zero.
+        ConfigError: a pair cutoff out of range.
+        DataError: frames that can be iterated over only once.
     """
-    first, second = progress if progress is not None else (None, None)
+    if iter(frames) is frames:
+        raise DataError("the frames can be read only once, but are needed twice; give a list or a StructureFile")
+    console = console or Console(quiet=True)
     spacing, knots = _knots(pair_cutoff)
     reach = spacing * (max(knots) + round(LONGER / spacing))
-    found = survey(frames, reach, sum_molecules=sum_molecules, progress=first)
+    with console.progress("first look", None, "frames") as update:
+        found = survey(frames, sum_molecules=sum_molecules, progress=update)
     _check(found)
     layout = Layout(found.elements, spacing, round(reach / spacing))
-    equations = normal_equations(frames, layout, found, sum_molecules=sum_molecules, progress=second)
+    with console.progress("fields and splines", found.n_frames + found.n_unusable, "frames") as update:
+        equations = normal_equations(frames, layout, found, sum_molecules=sum_molecules, progress=update)
     neutral = neutral_charges(found)
-    farthest = max((shell for shell in found.shells().values() if shell < reach), default=0.0)
-    tried = [_fit_at(equations, n, neutral, complete=farthest <= (n - 1) * spacing) for n in knots]
-    best = _choose(tried, pair_cutoff)
-    cutoffs = tuple(fit for fit in tried if fit is best or fit.complete or fit.pair_cutoff < PAIR_CUTOFFS[-1])
-    spread = _spread(best, [fit for fit in cutoffs if fit.complete])
+    cutoffs = tuple(_fit_at(equations, n, neutral) for n in knots)
+    best = _choose(cutoffs) if pair_cutoff is None else cutoffs[1]
+    spread = _spread(best, cutoffs)
     return Prefit(
         elements=found.elements,
         best=best,
         cutoffs=cutoffs,
         spread=spread,
-        molecules=_net_charges(found, best.free),
+        molecules=_net_charges(equations, best.free),
         refusal=_refusal(best, spread),
         found=found,
-        n_equations=equations.n_equations,
+        equations=equations,
         sum_molecules=sum_molecules,
     )
 
@@ -164,7 +178,10 @@ def _knots(pair_cutoff: float | None) -> tuple[float, list[int]]:
     """Spacing of the knots, A, and the reaches that are tried, in spacings."""
     if pair_cutoff is None:
         return SPACING, [round(cutoff / SPACING) for cutoff in PAIR_CUTOFFS]
-    n = max(round(pair_cutoff / SPACING), 6)
+    low, high = PAIR_CUTOFF_RANGE
+    if not low <= pair_cutoff <= high:
+        raise ConfigError(f"pair cutoff = {pair_cutoff:g} A: choose {low:g} to {high:g} A")
+    n = round(pair_cutoff / SPACING)
     return pair_cutoff / n, [n - 2, n, n + 2]
 
 
@@ -179,10 +196,11 @@ def _check(found: Survey) -> None:
         raise PrefitRefused("all forces are zero: displaced atoms are needed")
 
 
-def _fit_at(equations: NormalEquations, knots: int, neutral: np.ndarray, *, complete: bool) -> AtCutoff:
+def _fit_at(equations: NormalEquations, knots: int, neutral: np.ndarray) -> AtCutoff:
     layout, total = equations.layout, equations.blocks.sum(axis=0)
     n = len(layout.elements)
-    reduced = eliminate(total, layout, knots)
+    noise = residual_variance(equations, knots)
+    reduced = eliminate(total, layout, knots, noise=noise)
     free_products = symmetric(reduced.products(), n)
     eigenvalues, eigenvectors = np.linalg.eigh(free_products)
     leading = int(np.abs(eigenvalues).argmax())
@@ -193,17 +211,21 @@ def _fit_at(equations: NormalEquations, knots: int, neutral: np.ndarray, *, comp
     charges *= _sign(layout.elements, charges)
     longer_knots = knots + round(LONGER / layout.spacing)
     without = np.zeros(layout.n_pairs)
-    moved, squares = [], np.zeros(3)
+    moved, errors = [], []
     held = [block for block in equations.blocks if block[-1, -1] > 0]
     for block in held if len(held) > 1 else []:
-        fitted = eliminate(total - block, layout, knots)
+        fitted = eliminate(total - block, layout, knots, noise=noise)
         others = _neutral_fit(fitted, neutral, charges)
         moved.append(others if others @ charges >= 0 else -others)
-        squares += (
+        longer = eliminate(total - block, layout, longer_knots, noise=noise)
+        left = (
             fitted.squared_error(without, block),
-            eliminate(total - block, layout, longer_knots).squared_error(without, block),
+            longer.squared_error(without, block),
             fitted.squared_error(products(others), block),
         )
+        errors.append(left)
+    by_block = np.array(errors).reshape(-1, 3)
+    squares = by_block.sum(axis=0)
     alone = max(float(squares[0]), 1e-300)
     return AtCutoff(
         pair_cutoff=knots * layout.spacing,
@@ -214,8 +236,8 @@ def _fit_at(equations: NormalEquations, knots: int, neutral: np.ndarray, *, comp
         rank_one=share,
         explained=1.0 - float(squares[2]) / alone,
         longer=1.0 - float(squares[1]) / alone,
+        wins=float((by_block[:, 2] < by_block[:, 1]).mean()) if len(by_block) else 0.0,
         errors=tuple(np.sqrt(squares / equations.n_equations)),
-        complete=complete,
         reduced=reduced,
     )
 
@@ -256,25 +278,25 @@ def _jackknife(left_out: np.ndarray) -> np.ndarray:
     return np.sqrt((n - 1) * left_out.var(axis=0))
 
 
-def _choose(tried: list[AtCutoff], pair_cutoff: float | None) -> AtCutoff:
-    if pair_cutoff is not None:
-        return tried[1]
-    *usual, last = tried
-    complete = [fit for fit in usual if fit.complete]
-    return max(complete, key=lambda fit: fit.explained - fit.longer) if complete else last
+def _choose(cutoffs: tuple[AtCutoff, ...]) -> AtCutoff:
+    """The longest at which charges win clearly: what short splines lack falsifies charges, and splines that are too
+    long imitate them."""
+    winners = [fit for fit in cutoffs if fit.wins_clearly]
+    return winners[-1] if winners else max(cutoffs, key=lambda fit: fit.explained - fit.longer)
 
 
-def _spread(best: AtCutoff, others: list[AtCutoff]) -> float:
-    size = max(float(np.abs(best.charges).max()), 1e-300)
-    return max((float(np.abs(fit.charges - best.charges).max()) / size for fit in others), default=0.0)
+def _spread(best: AtCutoff, fits: tuple[AtCutoff, ...]) -> float:
+    size = float(np.abs(best.charges).max())
+    deviation = max(float(np.abs(fit.charges - best.charges).max()) for fit in fits)
+    return deviation / size if size > 0 else np.inf
 
 
-def _net_charges(found: Survey, free: np.ndarray) -> dict[str, float]:
-    charge = dict(zip(found.elements, free.tolist(), strict=True))
+def _net_charges(equations: NormalEquations, free: np.ndarray) -> dict[str, float]:
+    charge = dict(zip(equations.layout.elements, free.tolist(), strict=True))
     return {
         formula(kind): sum(n * charge[z] for z, n in kind)
-        for kind, count in found.molecules.most_common(5)
-        if count > 0.01 * found.molecules.total()
+        for kind, count in equations.molecules.most_common(5)
+        if count > 0.01 * equations.molecules.total()
     }
 
 
@@ -287,10 +309,10 @@ def _refusal(best: AtCutoff, spread: float) -> str | None:
         )
     if best.explained < MIN_EXPLAINED:
         return f"a Coulomb field explains only {max(best.explained, 0.0):.0%} of what pair splines leave"
-    if best.explained < best.longer:
+    if not best.wins_clearly:
         return (
             f"a Coulomb field explains {best.explained:.0%} of what pair splines leave, but splines that are longer by "
-            f"{LONGER:g} A explain {best.longer:.0%} without charges"
+            f"{LONGER:g} A explain {best.longer:.0%} without charges, and more in {1.0 - best.wins:.0%} of the data"
         )
     if best.charges.min() >= 0 or best.charges.max() <= 0:
         return f"all fitted charges have one sign ({_numbers(best.charges)} e)"

@@ -21,6 +21,9 @@ from lrpot.structure import Structure
 # Enough equations for some hundred unknowns; more frames change nothing and cost time.
 MAX_ATOMS = 6000
 
+# Screening makes charges smaller; a factor above one by more than this is no screening.
+SAME = 0.05
+
 
 @dataclass(frozen=True)
 class StartingCharges:
@@ -47,10 +50,9 @@ def starting_charges(
     given = given_charges(config, elements, source)
     if given is not None:
         return given
-    if config.init == "prefit" and not coulomb:
-        values, origin = _oxidation(structures, elements)
-        return StartingCharges(values, f"{origin} (the prefit needs a Coulomb kernel with its complement)")
-    fit, refusal = _prefit(config, structures)
+    fit, refusal = None, "it needs a Coulomb kernel with its complement"
+    if coulomb:
+        fit, refusal = _prefit(config, structures, elements)
     if config.init == "prefit" and fit is not None and refusal is None:
         return StartingCharges(
             fit.charges,
@@ -58,17 +60,15 @@ def starting_charges(
             f"explains {fit.best.explained:.0%} of what pair splines leave; rank-one share {fit.best.rank_one:.3f})",
         )
     values, origin = _oxidation(structures, elements)
-    factor = fit.scale_of(values) if fit is not None and coulomb and any(values.values()) else None
+    factor = fit.scale_of(values) if fit is not None else None
     if factor is not None and factor <= 1.0 + SAME:
         values = {z: factor * charge for z, charge in values.items()}
-        origin += f" times {factor:.3f}, which fits the forces best"
+        origin += f" times {factor:.3f}, the screening factor that fits the forces best"
+    elif any(values.values()):
+        origin += ", not screened: the forces give no factor"
     if config.init == "prefit":
         origin += f" (the prefit was refused: {refusal})"
     return StartingCharges(values, origin)
-
-
-# Screening makes charges smaller; a factor above one by more than this is no screening.
-SAME = 0.05
 
 
 def given_charges(config: ChargesConfig, elements: Sequence[int], source: str | Path | None) -> StartingCharges | None:
@@ -97,7 +97,9 @@ def given_charges(config: ChargesConfig, elements: Sequence[int], source: str | 
     return None
 
 
-def _prefit(config: ChargesConfig, structures: Sequence[Structure]) -> tuple[Prefit | None, str | None]:
+def _prefit(
+    config: ChargesConfig, structures: Sequence[Structure], elements: Sequence[int]
+) -> tuple[Prefit | None, str | None]:
     """The fit, if there is anything to fit, and why its charges are refused."""
     chosen = _spread([s for s in structures if "forces" in s and bool(s.pbc.all())])
     pair_cutoff = None if config.pair_cutoff == "auto" else float(config.pair_cutoff)
@@ -105,7 +107,8 @@ def _prefit(config: ChargesConfig, structures: Sequence[Structure]) -> tuple[Pre
         fit = fit_charges(chosen, pair_cutoff=pair_cutoff, sum_molecules=config.sum_molecules)
     except PrefitRefused as refusal:
         return None, str(refusal)
-    return fit, fit.refusal
+    missing = [chemical_symbols[z] for z in elements if z not in fit.elements]
+    return fit, f"no forces of {', '.join(missing)}" if missing else fit.refusal
 
 
 def _spread(structures: Sequence[Structure]) -> list[Structure]:

@@ -6,7 +6,6 @@ import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import combinations_with_replacement
 
 import numpy as np
 from ase.data import chemical_symbols
@@ -14,18 +13,16 @@ from ase.formula import Formula
 from scipy.linalg import null_space
 
 from lrpot.charges.force_features import sum_groups
-from lrpot.charges.molecules import molecules
+from lrpot.charges.molecules import LONGEST_BOND, molecules
 from lrpot.data.neighbours import add_edges
-from lrpot.structure import Structure, edge_vectors
+from lrpot.structure import Structure
 
-# A frame whose forces are larger than this multiple of the median frame's is left out: far from where all others
-# are, it would outweigh them, and short pair functions do not describe it.
+# A frame whose forces are larger than this multiple of the lower quartile is left out: it would outweigh all others,
+# and short pair functions do not describe atoms that are pushed into each other.
 LARGE_FORCES = 4.0
 
-# A, bins in which neighbours are counted.
-BIN = 0.1
-
-Report = Callable[[int], None]
+# Frames with forces below this fraction of the median are relaxed, and say nothing about what is large.
+RELAXED = 0.01
 
 
 @dataclass
@@ -37,18 +34,14 @@ class Survey:
         n_unusable: others.
         force_sizes: eV/A, root mean square of each usable frame's forces (on molecules, where those are summed).
         compositions: how many neutral frames have each composition, as ((number, count), ...).
-        molecules: how many molecules have each composition.
         atoms: by atomic number.
-        neighbours: by pair of atomic numbers, counts in bins of the distance, of atoms in different molecules.
     """
 
     n_frames: int = 0
     n_unusable: int = 0
     force_sizes: list[float] = field(default_factory=list)
     compositions: Counter[tuple[tuple[int, int], ...]] = field(default_factory=Counter)
-    molecules: Counter[tuple[tuple[int, int], ...]] = field(default_factory=Counter)
     atoms: Counter[int] = field(default_factory=Counter)
-    neighbours: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
 
     @property
     def elements(self) -> tuple[int, ...]:
@@ -57,23 +50,13 @@ class Survey:
     @property
     def largest_size(self) -> float:
         """eV/A; frames with larger forces are left out."""
-        return LARGE_FORCES * float(np.median(self.force_sizes))
+        sizes = np.array(self.force_sizes)
+        return LARGE_FORCES * float(np.quantile(sizes[sizes >= RELAXED * np.median(sizes)], 0.25))
 
     @property
     def n_too_large(self) -> int:
         """Frames that are left out for their forces."""
         return int((np.array(self.force_sizes) > self.largest_size).sum())
-
-    def shells(self) -> dict[tuple[int, int], float]:
-        """A, by pair of elements: within which distance an atom of the rarer one has one neighbour on average; inf
-        for pairs that hardly ever meet."""
-        found = {}
-        for a, b in combinations_with_replacement(self.elements, 2):
-            counts = np.cumsum(self.neighbours.get((a, b), np.zeros(1)))
-            # a pair of unlike atoms was counted from both ends
-            met = counts >= min(self.atoms[a], self.atoms[b]) * (1.0 if a == b else 2.0)
-            found[a, b] = BIN * (1 + int(met.argmax())) if met.any() else np.inf
-        return found
 
 
 def usable_frames(
@@ -88,50 +71,28 @@ def usable_frames(
         yield structure, molecules(structure) if sum_molecules else np.arange(structure.num_nodes)
 
 
-def survey(frames: Iterable[Structure], reach: float, *, sum_molecules: bool, progress: Report | None = None) -> Survey:
+def survey(frames: Iterable[Structure], *, sum_molecules: bool, progress: Callable[[int], None]) -> Survey:
     """Look at every frame once.
 
     Args:
         frames: labelled structures.
-        reach: A, how far neighbours are counted.
         sum_molecules: whether atoms of one molecule are one group.
         progress: called with the number of frames seen.
     """
     found = Survey()
-    for seen, usable in enumerate(usable_frames(frames, reach, sum_molecules=sum_molecules), 1):
+    for seen, usable in enumerate(usable_frames(frames, LONGEST_BOND, sum_molecules=sum_molecules), 1):
         if usable is None:
             found.n_unusable += 1
         else:
-            _count(found, *usable, reach)
-        if progress is not None:
-            progress(seen)
+            structure, group = usable
+            counts = Counter(structure.numbers.tolist())
+            found.n_frames += 1
+            found.force_sizes.append(force_size(structure, group))
+            found.atoms.update(counts)
+            if float(structure.total_charge) == 0.0:
+                found.compositions[tuple(sorted(counts.items()))] += 1
+        progress(seen)
     return found
-
-
-def _count(found: Survey, structure: Structure, group: np.ndarray, reach: float) -> None:
-    numbers = structure.numbers.numpy()
-    found.n_frames += 1
-    found.force_sizes.append(force_size(structure, group))
-    counts = Counter(numbers.tolist())
-    found.atoms.update(counts)
-    if float(structure.total_charge) == 0.0:
-        found.compositions[tuple(sorted(counts.items()))] += 1
-    sizes = np.bincount(group)
-    order = np.argsort(group, kind="stable")
-    for members in np.split(order, np.cumsum(sizes)[:-1]):
-        if len(members) > 1:
-            found.molecules[tuple(sorted(Counter(numbers[members].tolist()).items()))] += 1
-    neighbour, centre = structure.edge_index.numpy()
-    apart = group[neighbour] != group[centre]
-    # single atoms have images of themselves as neighbours too
-    apart |= (sizes[group[centre]] == 1) & (neighbour == centre)
-    distance = np.linalg.norm(edge_vectors(structure).numpy()[apart], axis=1)
-    low, high = np.sort(numbers[structure.edge_index.numpy()[:, apart]], axis=0)
-    bins = int(np.ceil(reach / BIN))
-    key = (low * 1000 + high) * bins + np.minimum((distance / BIN).astype(int), bins - 1)
-    for code, count in zip(*np.unique(key, return_counts=True), strict=True):
-        pair = divmod(int(code) // bins, 1000)
-        found.neighbours.setdefault(pair, np.zeros(bins))[int(code) % bins] += count
 
 
 def force_size(structure: Structure, group: np.ndarray) -> float:

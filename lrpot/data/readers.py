@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
+import shutil
+import tempfile
 import warnings
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ase.io
 import numpy as np
@@ -21,6 +29,9 @@ from lrpot.structure import Structure, make_structure
 
 # An occupancy this close to 1 is 1: files round it.
 FULL = 1e-3
+
+# How files are unpacked, by ending.
+PACKED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 # A, edges of a `StructureFile`: long enough to tell that two atoms are in one place.
 OVERLAP_CHECKED = 0.5
@@ -72,10 +83,32 @@ def stream_rows(path: str | Path) -> Iterator[Row]:
         raise DataError(f"{path}: is a directory; name the file in it")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: is empty; nothing to read")
+    with _unpacked(path) as plain:
+        yield from _stream_plain(path, plain)
+
+
+@contextmanager
+def _unpacked(path: Path) -> Iterator[Path]:
+    """The file, or one with its content unpacked: ASE jumps back at every row, which in a packed file means unpacking
+    all that comes before."""
+    if path.suffix not in PACKED:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / path.stem
+        try:
+            with PACKED[path.suffix](path, "rb") as packed, open(plain, "wb") as unpacked:
+                shutil.copyfileobj(packed, unpacked)
+        except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+            raise DataError(f"{path}: cannot be unpacked ({error}); get it anew, or give it unpacked") from error
+        yield plain
+
+
+def _stream_plain(path: Path, plain: Path) -> Iterator[Row]:
     number = 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        frames = ase.io.iread(path, index=":", do_not_split_by_at_sign=True)
+        frames = ase.io.iread(plain, index=":", do_not_split_by_at_sign=True)
     while True:
         try:
             with warnings.catch_warnings():
