@@ -166,20 +166,22 @@ def charges(fit: Prefit, path: str | Path) -> Path:
             label=f"{LONGER:g} Å longer splines",
         )
         # a fit that fails may be worse than nothing by any factor
-        middle.set_ylim(max(min(middle.get_ylim()[0], 0.0), -100.0), 105.0)
+        middle.set_ylim(bottom=max(min(middle.get_ylim()[0], 0.0), -100.0))
         middle.set(xlabel="pair cutoff (Å)", ylabel="explained of the rest (%)", title="forces that were held out")
         middle.legend(fontsize=8)
         for axis in (left, middle):
             axis.axvline(fit.best.pair_cutoff, color="0.6", lw=0.8, ls=":")
         pairs = list(combinations_with_replacement(range(len(symbols)), 2))
-        product = np.array([fit.best.charges[a] * fit.best.charges[b] for a, b in pairs])
-        free = np.array([fit.best.products[a, b] for a, b in pairs])
-        right.axline((0.0, 0.0), slope=1, color="0.4", lw=0.8)
-        right.plot(product, free, "o", ms=5, color=_COLOURS[0])
-        for (a, b), x, y in zip(pairs, product, free, strict=True):
-            right.annotate(f"{symbols[a]}-{symbols[b]}", (x, y), (4, -10), textcoords="offset points", fontsize=8)
-        right.margins(0.15)
-        right.set(xlabel="product of the charges (e²)", ylabel="fitted freely (e²)", title="every pair of elements")
+        free = [fit.best.products[a, b] for a, b in pairs]
+        right.plot(free, "o", ms=7, mfc="none", color=_COLOURS[0], label="fitted freely")
+        right.plot(
+            [fit.best.charges[a] * fit.best.charges[b] for a, b in pairs], "x", color=_COLOURS[1], label="charges"
+        )
+        right.axhline(0.0, color="0.5", lw=0.8)
+        names = [f"{symbols[a]}-{symbols[b]}" for a, b in pairs]
+        right.set_xticks(range(len(pairs)), names, rotation=90 if len(pairs) > 6 else 0)
+        right.set(ylabel="product of charges (e²)", title="every pair of elements")
+        right.legend(fontsize=8)
         return _save(figure, path)
 
 

@@ -10,8 +10,8 @@ from scipy.sparse.csgraph import connected_components
 from lrpot.structure import Structure, edge_vectors
 
 # Two atoms are bonded up to this multiple of the sum of their covalent radii: room for a vibration, not for a
-# hydrogen bond (O-H is bonded up to 1.21 A, a hydrogen bond has 1.5 A or more).
-BOND = 1.25
+# hydrogen bond (O-H is bonded up to 1.26 A, a hydrogen bond has 1.5 A or more).
+BOND = 1.3
 
 # Bonds of all other elements are those of metals or ions, and their field is what is looked for.
 NONMETALS = (1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 32, 33, 34, 35, 52, 53)

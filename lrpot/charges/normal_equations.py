@@ -23,6 +23,9 @@ BLOCKS = 10
 # Added to a diagonal of ones: columns that are nearly dependent.
 RIDGE = 1e-12
 
+# Power of a Coulomb column relative to the largest, below which it is what the Ewald sum leaves out.
+FELT = 1e-10
+
 # eV; how large the coefficients of splines are expected to be. Without that, splines that hardly any distance reaches
 # fit the noise, and are wild on other frames.
 SPLINE_SIZE = 1.0
@@ -118,10 +121,14 @@ class Reduced:
         return self.left[:-1, -1]
 
     def products(self) -> np.ndarray:
-        """(P,) e^2, fitted freely."""
-        scale = np.sqrt(np.maximum(self.matrix.diagonal(), 1e-300))
-        solution = np.linalg.lstsq(self.matrix / np.outer(scale, scale), self.vector / scale, rcond=1e-10)[0]
-        return solution / scale
+        """(P,) e^2, fitted freely; nan where nothing depends on them: the only atom of its kind in every cell."""
+        power = self.matrix.diagonal()
+        felt = power > FELT * power.max(initial=0.0)
+        scale = np.sqrt(power[felt])
+        inner = self.matrix[np.ix_(felt, felt)] / np.outer(scale, scale)
+        found = np.full(len(power), np.nan)
+        found[felt] = np.linalg.lstsq(inner, self.vector[felt] / scale, rcond=1e-10)[0] / scale
+        return found
 
     def squared_error(self, of_products: np.ndarray, sums: np.ndarray) -> float:
         """(eV/A)^2, of this fit with these products (P,), on other frames' sums."""
@@ -135,7 +142,7 @@ class Reduced:
 def residual_variance(equations: NormalEquations, knots: int) -> float:
     """(eV/A)^2, what splines of this reach and free products leave of a force component, mean square."""
     reduced = eliminate(equations.blocks.sum(axis=0), equations.layout, knots)
-    left = reduced.left[-1, -1] - reduced.products() @ reduced.vector
+    left = reduced.left[-1, -1] - np.nan_to_num(reduced.products()) @ reduced.vector
     return max(float(left), 0.0) / equations.n_equations
 
 

@@ -201,14 +201,13 @@ def _fit_at(equations: NormalEquations, knots: int, neutral: np.ndarray) -> AtCu
     n = len(layout.elements)
     noise = residual_variance(equations, knots)
     reduced = eliminate(total, layout, knots, noise=noise)
-    free_products = symmetric(reduced.products(), n)
-    eigenvalues, eigenvectors = np.linalg.eigh(free_products)
-    leading = int(np.abs(eigenvalues).argmax())
-    share = float(eigenvalues[leading] / np.abs(eigenvalues).sum()) if eigenvalues.any() else 0.0
-    free = eigenvectors[:, -1] * np.sqrt(max(eigenvalues[-1], 0.0))
-    free *= _sign(layout.elements, free)
-    charges = _neutral_fit(reduced, neutral, free)
+    fitted_products = reduced.products()
+    charges = _neutral_fit(reduced, neutral, _leading(symmetric(np.nan_to_num(fitted_products), n))[0])
     charges *= _sign(layout.elements, charges)
+    # products that nothing depends on are those of the charges
+    free_products = symmetric(np.where(np.isnan(fitted_products), products(charges), fitted_products), n)
+    free, share = _leading(free_products)
+    free *= _sign(layout.elements, free)
     longer_knots = knots + round(LONGER / layout.spacing)
     without = np.zeros(layout.n_pairs)
     moved, errors = [], []
@@ -240,6 +239,15 @@ def _fit_at(equations: NormalEquations, knots: int, neutral: np.ndarray) -> AtCu
         errors=tuple(np.sqrt(squares / equations.n_equations)),
         reduced=reduced,
     )
+
+
+def _leading(matrix: np.ndarray) -> tuple[np.ndarray, float]:
+    """Charges (M,) whose products are the largest positive part of a matrix of products, and the share of its largest
+    part, negative if that is negative."""
+    eigenvalues, eigenvectors = np.linalg.eigh(matrix)
+    largest = eigenvalues[np.abs(eigenvalues).argmax()]
+    share = float(largest / np.abs(eigenvalues).sum()) if largest else 0.0
+    return eigenvectors[:, -1] * np.sqrt(max(eigenvalues[-1], 0.0)), share
 
 
 def _neutral_fit(reduced: Reduced, neutral: np.ndarray, start: np.ndarray) -> np.ndarray:
