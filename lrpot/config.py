@@ -400,7 +400,7 @@ def locate(path: tuple[int | str, ...], section: type[BaseModel] = FitConfig) ->
         if chosen:
             section, choices = chosen[0], []
             continue
-        if part.startswith(("literal[", "float", "dict[")):
+        if part.startswith(("literal[", "float", "dict[", "constrained-")):
             continue
         place.append(part)
         field = section.model_fields.get(part)

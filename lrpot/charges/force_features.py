@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,7 +95,9 @@ def force_features(structure: Structure, layout: Layout, group: np.ndarray) -> n
     fields = coulomb_fields(structure, element, len(layout.elements), layout.reach)
     pair = layout.pair_of()
     for b in range(len(layout.elements)):
-        np.add.at(features, (group, slice(None), layout.coulomb[pair[element, b]]), fields[:, b])
+        # as the indices stand apart, numpy puts the atoms first: (N, 3)
+        place: Any = (group, slice(None), layout.coulomb[pair[element, b]])
+        np.add.at(features, place, fields[:, b])
     return features
 
 

@@ -24,6 +24,8 @@ MAX_ATOMS = 6000
 # Screening makes charges smaller; a factor above one by more than this is no screening.
 SAME = 0.05
 
+NO_COULOMB = "it needs a Coulomb kernel with its complement"
+
 
 @dataclass(frozen=True)
 class StartingCharges:
@@ -50,9 +52,7 @@ def starting_charges(
     given = given_charges(config, elements, source)
     if given is not None:
         return given
-    fit, refusal = None, "it needs a Coulomb kernel with its complement"
-    if coulomb:
-        fit, refusal = _prefit(config, structures, elements)
+    fit, refusal = _prefit(config, structures, elements) if coulomb else (None, NO_COULOMB)
     if config.init == "prefit" and fit is not None and refusal is None:
         return StartingCharges(
             fit.charges,

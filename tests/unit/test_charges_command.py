@@ -47,11 +47,11 @@ def test_packed_files_are_read(tmp_path: Path) -> None:
     assert yaml.safe_load((tmp_path / "c.yml").read_text())["settings"]["pair_cutoff"] == 4.0
 
 
-def test_a_fit_starts_from_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fit_starts_from_the_file(repulsive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "charges.yaml"
     out.write_text("charges: {Na: 0.9, Cl: -0.9}\n")
-    settings = (*FIT_SETTINGS, f"model.charges.init={out}", "training.max_epochs=1")
-    assert run_cli("fit", SAMPLE, "--out", tmp_path / "run", "--set", *settings) == 0
+    settings = (*FIT_SETTINGS, f"model.charges.init={out}", "training.stages=1", "training.max_epochs=1")
+    assert run_cli("fit", repulsive, "--out", tmp_path / "run", "--set", *settings) == 0
     assert f"charges start at Na +0.90000, Cl -0.90000 e from {out}" in capsys.readouterr().out
 
 

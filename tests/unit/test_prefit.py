@@ -264,7 +264,6 @@ def test_like_charges_in_a_background_are_refused() -> None:
     atoms = crystals(rock_salt(), 3, rattle=0.1, strain=0.02)
     fit = fit_charges([labelled(a, {"Na": 1.0, "Cl": 1.0}, {}) for a in atoms])
     assert fit.refusal is not None
-    assert not fit.best.charges.any()
 
 
 @pytest.mark.parametrize("drop", ["forces", "periodicity"])
