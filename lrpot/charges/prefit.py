@@ -287,9 +287,9 @@ def _jackknife(left_out: np.ndarray) -> np.ndarray:
 
 
 def _choose(cutoffs: tuple[AtCutoff, ...]) -> AtCutoff:
-    """The longest at which charges win clearly: what short splines lack falsifies charges, and splines that are too
-    long imitate them."""
-    winners = [fit for fit in cutoffs if fit.wins_clearly]
+    """The longest at which charges win clearly and count: what short splines lack falsifies the charges, and splines
+    that are too long imitate them."""
+    winners = [fit for fit in cutoffs if fit.wins_clearly and fit.explained >= MIN_EXPLAINED]
     return winners[-1] if winners else max(cutoffs, key=lambda fit: fit.explained - fit.longer)
 
 
