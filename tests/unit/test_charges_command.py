@@ -16,8 +16,15 @@ from lrpot.errors import ConfigError
 from tests.helpers_cli import FIT_SETTINGS, listing, one_error_line, run_cli
 from tests.unit.charge_data import SALT, SAMPLES, crystals, labelled, rock_salt, to_atoms
 
-SAMPLE = SAMPLES / "sample.extxyz"
 SAMPLE_TOLERANCE = 1e-5  # e
+
+
+@pytest.fixture(scope="module")
+def ionic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three crystals of charges of one, and nothing else."""
+    path = tmp_path_factory.mktemp("data") / "ionic.extxyz"
+    ase.io.write(path, ase.io.read(SAMPLES / "sample.extxyz", ":3"), write_results=True)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +36,9 @@ def repulsive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_charges_are_shown_drawn_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_charges_are_shown_drawn_and_written(ionic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "charges.yaml"
-    assert run_cli("charges", SAMPLE, "--out", out) == 0
+    assert run_cli("charges", ionic, "--out", out) == 0
     shown = capsys.readouterr().out
     for words in ("+1.0000", "-1.0000", "(chosen)", "rank-one share", "verdict: the data determine these charges"):
         assert words in shown
@@ -40,13 +47,14 @@ def test_charges_are_shown_drawn_and_written(tmp_path: Path, capsys: pytest.Capt
     assert yaml.safe_load(out.read_text())["charges"] == pytest.approx({"Na": 1.0, "Cl": -1.0}, abs=SAMPLE_TOLERANCE)
 
 
-def test_packed_files_are_read(tmp_path: Path) -> None:
-    with open(SAMPLE, "rb") as plain, gzip.open(tmp_path / "sample.extxyz.gz", "wb") as packed:
+def test_packed_files_are_read(ionic: Path, tmp_path: Path) -> None:
+    with open(ionic, "rb") as plain, gzip.open(tmp_path / "sample.extxyz.gz", "wb") as packed:
         shutil.copyfileobj(plain, packed)
     assert run_cli("charges", tmp_path / "sample.extxyz.gz", "--out", tmp_path / "c.yml", "--pair-cutoff", 4) == 0
     assert yaml.safe_load((tmp_path / "c.yml").read_text())["settings"]["pair_cutoff"] == 4.0
 
 
+@pytest.mark.slow
 def test_a_fit_starts_from_the_file(repulsive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "charges.yaml"
     out.write_text("charges: {Na: 0.9, Cl: -0.9}\n")
@@ -56,11 +64,11 @@ def test_a_fit_starts_from_the_file(repulsive: Path, tmp_path: Path, capsys: pyt
 
 
 def test_a_file_that_lacks_an_element_stops_a_fit_before_it_begins(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ionic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "charges.yaml").write_text("charges: {Na: 0.9}\n")
     settings = (*FIT_SETTINGS, f"model.charges.init={tmp_path / 'charges.yaml'}")
-    assert run_cli("fit", SAMPLE, "--out", tmp_path / "run", "--set", *settings) == 1
+    assert run_cli("fit", ionic, "--out", tmp_path / "run", "--set", *settings) == 1
     one_error_line(capsys.readouterr().err, ["charges.yaml has no charge for Cl; add it to the table"])
     assert not (tmp_path / "run").exists()
 
@@ -77,13 +85,13 @@ def test_refusal_is_a_word_and_leaves_nothing(
     assert listing(tmp_path) == []
 
 
-def test_files_are_replaced_only_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_are_replaced_only_when_asked(ionic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "charges.yaml"
     (tmp_path / "charges.png").write_text("mine")
-    assert run_cli("charges", SAMPLE, "--out", out) == 1
+    assert run_cli("charges", ionic, "--out", out) == 1
     one_error_line(capsys.readouterr().err, ["charges.png: is already there; add --overwrite to replace it"])
     assert listing(tmp_path) == ["charges.png"]
-    assert run_cli("charges", SAMPLE, "--out", out, "--overwrite") == 0
+    assert run_cli("charges", ionic, "--out", out, "--overwrite") == 0
     assert (tmp_path / "charges.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -91,8 +99,8 @@ def test_files_are_replaced_only_when_asked(tmp_path: Path, capsys: pytest.Captu
     ("words", "expected"),
     [
         (("none.extxyz",), ["none.extxyz: no such file; check the path"]),
-        ((SAMPLE, "--pair-cutoff", "1"), ["pair cutoff = 1 A: choose 2 to 10 A"]),
-        ((SAMPLE, "--out", "charges.txt"), ["charges.txt: a file of charges ends in .yaml"]),
+        ((SAMPLES / "sample.extxyz", "--pair-cutoff", "1"), ["pair cutoff = 1 A: choose 2 to 10 A"]),
+        ((SAMPLES / "sample.extxyz", "--out", "charges.txt"), ["charges.txt: a file of charges ends in .yaml"]),
     ],
 )
 def test_errors_are_one_line(
