@@ -108,6 +108,13 @@ BackboneConfig = Annotated[
 ]
 
 
+# A; shorter pair splines miss the nearest neighbours, longer ones imitate the Coulomb field.
+PAIR_CUTOFF_RANGE = (2.0, 10.0)
+
+# A file of charges is told from a misspelt word by its ending.
+ChargeFile = Annotated[str, Field(pattern=r"\.ya?ml$")]
+
+
 class ChargesConfig(_Section):
     """The charges of the long-range part."""
 
@@ -121,13 +128,20 @@ class ChargesConfig(_Section):
         1, ge=1, description="Charges per atom; the first is the charge, others are what training makes of them."
     )
     hidden: int = Field(32, ge=1, description="Width of the network that reads the backbone's features.")
-    init: Literal["prefit", "oxidation", "zero"] | dict[str, float] = Field(
+    init: Literal["prefit", "born", "oxidation", "zero"] | ChargeFile | dict[str, float] = Field(
         "prefit",
         description="Where charges start: prefit (linear fit of forces before any network; needs kernel coulomb), "
-        "oxidation (oxidation states), zero, or a table {Na: 1.0, Cl: -1.0}, e.",
+        "a file ending in .yaml that lrpot charges wrote, born (Born charges over the square root of the dielectric "
+        "constant), oxidation (oxidation states times one screening factor), zero, or a table {Na: 1.0, Cl: -1.0}, e.",
     )
-    pair_cutoff: float = Field(
-        4.5, gt=0, description="Reach of the prefit's pair splines, A; widened where it misses a pair of elements."
+    born: str | None = Field(
+        None, description="File of Born charges and dielectric constant for init born; without one, labels in the data."
+    )
+    pair_cutoff: Annotated[float, Field(ge=PAIR_CUTOFF_RANGE[0], le=PAIR_CUTOFF_RANGE[1])] | Literal["auto"] = Field(
+        "auto", description="Reach of the prefit's pair splines, A; auto: where the charges are determined best."
+    )
+    sum_molecules: bool = Field(
+        True, description="The prefit sums forces over bonded molecules, whose inner forces would drown the rest."
     )
     neutrality: Literal["background", "shift"] = Field(
         "background", description="background: charges kept, uniform background; shift: mean taken off (published)."
@@ -403,7 +417,7 @@ def locate(path: tuple[int | str, ...], section: type[BaseModel] = FitConfig) ->
         if chosen:
             section, choices = chosen[0], []
             continue
-        if part.startswith(("literal[", "float", "dict[")):
+        if part.startswith(("literal[", "float", "dict[", "constrained-")):
             continue
         place.append(part)
         field = section.model_fields.get(part)

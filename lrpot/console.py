@@ -45,8 +45,12 @@ class Console:
         self.output.print(table)
 
     @contextmanager
-    def progress(self, title: str, total: int, unit: str = "") -> Iterator[Update]:
-        """A bar with time elapsed and left; without a terminal, a line at every tenth if it takes long."""
+    def progress(self, title: str, total: int | None, unit: str = "") -> Iterator[Update]:
+        """A bar with time elapsed and left; without a terminal, a line at every tenth if it takes long.
+
+        Args:
+            title: beside the bar. total: how much is to be done; None if unknown. unit: of what.
+        """
         if self.quiet:
             yield lambda done, note="": None
             return
@@ -66,14 +70,16 @@ class Console:
             task = bar.add_task(title, total=total, note="")
             yield lambda done, note="": bar.update(task, completed=done, note=note)
 
-    def _lines(self, title: str, total: int, unit: str) -> Update:
+    def _lines(self, title: str, total: int | None, unit: str) -> Update:
         """A line at every tenth, but not more than one in ten seconds."""
         last = [0, time.monotonic()]
 
         def update(done: int, note: str = "") -> None:
-            tenth, now = 10 * done // max(total, 1), time.monotonic()
-            if tenth > last[0] and now - last[1] > 10.0:
-                last[:] = [tenth, now]
-                self.errors.print(f"{title}: {done} of {total} {unit}  {note}", markup=False)
+            # of an unknown total, every step is worth a line
+            step, now = done if total is None else 10 * done // max(total, 1), time.monotonic()
+            if step > last[0] and now - last[1] > 10.0:
+                last[:] = [step, now]
+                counted = f"{done} {unit}" if total is None else f"{done} of {total} {unit}"
+                self.errors.print(f"{title}: {counted}  {note}", markup=False)
 
         return update

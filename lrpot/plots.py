@@ -1,9 +1,10 @@
-"""Pictures of a fit and of a run: parity, learning curves, the learned kernel, energy conservation."""
+"""Pictures of a fit and of a run: parity, learning curves, the learned kernel, energy conservation, fitted charges."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ matplotlib.use("Agg")  # pictures go to files; no display is needed
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from ase.data import chemical_symbols
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lrpot.analysis import energy_drift
+from lrpot.charges.prefit import LONGER, Prefit
 from lrpot.evaluation import UNITS, Evaluation
 from lrpot.files import atomic_path
 from lrpot.potential import Potential
@@ -138,6 +141,47 @@ def energy_conservation(
         slope = energy_drift(time_fs, np.add(potential, kinetic).tolist(), n_atoms)
         title = f"total: drift {slope:.1e} eV/atom/ps"
         right.set(xlabel="time (ps)", ylabel="change of total energy (µeV/atom)", title=title)
+        return _save(figure, path)
+
+
+def charges(fit: Prefit, path: str | Path) -> Path:
+    """Fitted charges and what speaks for them: over pair cutoffs, on held-out forces, as products."""
+    symbols = [chemical_symbols[z] for z in fit.elements]
+    reach = [at.pair_cutoff for at in fit.cutoffs]
+    with plt.rc_context(_STYLE):
+        figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13.0, 3.8))
+        for n, symbol in enumerate(symbols):
+            values = [at.charges[n] for at in fit.cutoffs]
+            bars = [at.uncertainties[n] for at in fit.cutoffs]
+            left.errorbar(reach, values, bars, fmt="o-", ms=4, capsize=3, color=f"C{n}", label=symbol)
+        left.axhline(0.0, color="0.5", lw=0.8)
+        left.set(xlabel="pair cutoff (Å)", ylabel="charge (e)", title="charges")
+        left.legend(fontsize=8, ncols=3)
+        middle.plot(reach, [100 * at.explained for at in fit.cutoffs], "o-", color=_COLOURS[0], label="charges")
+        middle.plot(
+            reach,
+            [100 * at.longer for at in fit.cutoffs],
+            "s--",
+            color=_COLOURS[1],
+            label=f"{LONGER:g} Å longer splines",
+        )
+        # a fit that fails may be worse than nothing by any factor
+        middle.set_ylim(bottom=max(min(middle.get_ylim()[0], 0.0), -100.0))
+        middle.set(xlabel="pair cutoff (Å)", ylabel="explained of the rest (%)", title="forces that were held out")
+        middle.legend(fontsize=8)
+        for axis in (left, middle):
+            axis.axvline(fit.best.pair_cutoff, color="0.6", lw=0.8, ls=":")
+        pairs = list(combinations_with_replacement(range(len(symbols)), 2))
+        free = [fit.best.products[a, b] for a, b in pairs]
+        right.plot(free, "o", ms=7, mfc="none", color=_COLOURS[0], label="fitted freely")
+        right.plot(
+            [fit.best.charges[a] * fit.best.charges[b] for a, b in pairs], "x", color=_COLOURS[1], label="charges"
+        )
+        right.axhline(0.0, color="0.5", lw=0.8)
+        names = [f"{symbols[a]}-{symbols[b]}" for a, b in pairs]
+        right.set_xticks(range(len(pairs)), names, rotation=90 if len(pairs) > 6 else 0)
+        right.set(ylabel="product of charges (e²)", title="every pair of elements")
+        right.legend(fontsize=8)
         return _save(figure, path)
 
 

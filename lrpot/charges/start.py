@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from ase.data import atomic_numbers, chemical_symbols
+import numpy as np
+from ase.data import chemical_symbols
 from ase.formula import Formula
-from torch import nn
 
-from lrpot.charges.prefit import PrefitRefused, prefit_charges
+from lrpot.charges.born import born_charges
+from lrpot.charges.charge_file import read_charges, table_charges
+from lrpot.charges.prefit import Prefit, PrefitRefused, fit_charges
 from lrpot.config import ChargesConfig
 from lrpot.errors import ConfigError
-from lrpot.kspace import CoulombComplement, ReciprocalSum
 from lrpot.structure import Structure
+
+# Enough equations for some hundred unknowns; more frames change nothing and cost time.
+MAX_ATOMS = 6000
+
+# Screening makes charges smaller; a factor above one by more than this is no screening.
+SAME = 0.05
+
+NO_COULOMB = "it needs a Coulomb kernel with its complement"
 
 
 @dataclass(frozen=True)
@@ -26,52 +36,88 @@ class StartingCharges:
 
 
 def starting_charges(
-    config: ChargesConfig,
-    structures: Sequence[Structure],
-    reciprocal: ReciprocalSum,
-    complement: nn.Module | None,
+    config: ChargesConfig, structures: Sequence[Structure], *, coulomb: bool = True, source: str | Path | None = None
 ) -> StartingCharges:
     """Charges as `config.init` asks; where the prefit refuses, oxidation states, and the reason is told.
 
+    Args:
+        config: the section of the configuration.
+        structures: training data.
+        coulomb: whether the kernel is the whole Coulomb interaction, so that fitted charges mean something to it.
+        source: the file of the training data, for labels that structures do not hold.
     Raises:
-        ConfigError: a table that lacks an element of the data or names something else.
+        ConfigError: a table that lacks an element of the data or names something else; Born charges that are nowhere.
     """
     elements = sorted({int(z) for s in structures for z in s.numbers.unique()})
+    given = given_charges(config, elements, source)
+    if given is not None:
+        return given
+    fit, refusal = _prefit(config, structures, elements) if coulomb else (None, NO_COULOMB)
+    if config.init == "prefit" and fit is not None and refusal is None:
+        return StartingCharges(
+            fit.charges,
+            f"linear prefit to {fit.found.n_frames} structures (pair cutoff {fit.best.pair_cutoff:g} A; Coulomb "
+            f"explains {fit.best.explained:.0%} of what pair splines leave; rank-one share {fit.best.rank_one:.3f})",
+        )
+    values, origin = _oxidation(structures, elements)
+    factor = fit.scale_of(values) if fit is not None else None
+    if factor is not None and factor <= 1.0 + SAME:
+        values = {z: factor * charge for z, charge in values.items()}
+        origin += f" times {factor:.3f}, the screening factor that fits the forces best"
+    elif any(values.values()):
+        origin += ", not screened: the forces give no factor"
+    if config.init == "prefit":
+        origin += f" (the prefit was refused: {refusal})"
+    return StartingCharges(values, origin)
+
+
+def given_charges(config: ChargesConfig, elements: Sequence[int], source: str | Path | None) -> StartingCharges | None:
+    """Charges that need no structures; None where the configuration asks for others.
+
+    Args:
+        config: the section of the configuration.
+        elements: atomic numbers that need a charge.
+        source: the file of the training data, which may hold Born charges.
+    Raises:
+        ConfigError: a table or a file that lacks an element or names something else; Born charges that are nowhere.
+    """
     if isinstance(config.init, dict):
         return StartingCharges(table_charges(config.init, elements), "the table in model.charges.init")
     if config.init == "zero":
         return StartingCharges(dict.fromkeys(elements, 0.0), "zero")
-    if config.init == "prefit" and isinstance(complement, CoulombComplement):
-        try:
-            fit = prefit_charges(structures, reciprocal, complement, pair_cutoff=config.pair_cutoff)
-        except PrefitRefused as reason:
-            values, origin = _oxidation(structures, elements)
-            return StartingCharges(values, f"{origin} (the prefit was refused: {reason})")
-        return StartingCharges(
-            fit.charges,
-            f"linear prefit to {fit.n_structures} structures (pair cutoff {fit.pair_cutoff:g} A; Coulomb explains "
-            f"{fit.explained:.0%} of what pair splines leave; rank-one share {fit.rank_one:.3f})",
-        )
-    values, origin = _oxidation(structures, elements)
-    if config.init == "prefit":
-        origin += " (the prefit needs a Coulomb kernel with its complement)"
-    return StartingCharges(values, origin)
+    if config.init == "born":
+        labels = config.born or source
+        if labels is None:
+            raise ConfigError("model.charges.init = born needs a file of Born charges; set model.charges.born")
+        values, origin = born_charges(labels)
+        table = {chemical_symbols[z]: charge for z, charge in values.items()}
+        return StartingCharges(table_charges(table, elements, where=str(labels)), origin)
+    if config.init not in ("prefit", "oxidation"):
+        return StartingCharges(table_charges(read_charges(config.init), elements, where=config.init), config.init)
+    return None
 
 
-def table_charges(table: Mapping[str, float], elements: Sequence[int]) -> dict[int, float]:
-    """Charges in e by atomic number from a table by symbol.
+def _prefit(
+    config: ChargesConfig, structures: Sequence[Structure], elements: Sequence[int]
+) -> tuple[Prefit | None, str | None]:
+    """The fit, if there is anything to fit, and why its charges are refused."""
+    chosen = _spread([s for s in structures if "forces" in s and bool(s.pbc.all())])
+    pair_cutoff = None if config.pair_cutoff == "auto" else float(config.pair_cutoff)
+    try:
+        fit = fit_charges(chosen, pair_cutoff=pair_cutoff, sum_molecules=config.sum_molecules)
+    except PrefitRefused as refusal:
+        return None, str(refusal)
+    missing = [chemical_symbols[z] for z in elements if z not in fit.elements]
+    return fit, f"no forces of {', '.join(missing)}" if missing else fit.refusal
 
-    Raises:
-        ConfigError: it lacks one of the elements, or names something else.
-    """
-    wrong = [symbol for symbol in table if symbol not in atomic_numbers]
-    if wrong:
-        raise ConfigError(f"model.charges.init: {wrong[0]} is not an element; use symbols such as Na")
-    values = {atomic_numbers[symbol]: float(charge) for symbol, charge in table.items()}
-    missing = [chemical_symbols[z] for z in elements if z not in values]
-    if missing:
-        raise ConfigError(f"model.charges.init has no charge for {', '.join(missing)}; add it to the table")
-    return {z: values[z] for z in elements}
+
+def _spread(structures: Sequence[Structure]) -> list[Structure]:
+    """Structures from all over the list, until they hold MAX_ATOMS atoms."""
+    if not structures:
+        return []
+    mean = sum(s.num_nodes for s in structures) / len(structures)
+    count = max(1, min(len(structures), int(MAX_ATOMS / mean)))
+    return [structures[i] for i in np.linspace(0, len(structures) - 1, count).round().astype(int)]
 
 
 def _oxidation(structures: Sequence[Structure], elements: list[int]) -> tuple[dict[int, float], str]:

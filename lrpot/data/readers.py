@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
+import shutil
+import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ase.io
 import numpy as np
@@ -21,6 +29,12 @@ from lrpot.structure import MAX_ATOMIC_NUMBER, Structure, make_structure
 
 # An occupancy this close to 1 is 1: files round it.
 FULL = 1e-3
+
+# How files are unpacked, by ending.
+PACKED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+# A, edges of a `StructureFile`: long enough to tell that two atoms are in one place.
+OVERLAP_CHECKED = 0.5
 
 
 @dataclass(frozen=True)
@@ -48,6 +62,20 @@ def read_rows(path: str | Path, *, progress: Callable[[int], None] | None = None
     Raises:
         DataError: the file is missing, empty, or not readable as crystals; the message names the row it broke at.
     """
+    rows = []
+    for row in stream_rows(path):
+        rows.append(row)
+        if progress is not None:
+            progress(len(rows))
+    return rows
+
+
+def stream_rows(path: str | Path) -> Iterator[Row]:
+    """The same, one at a time: for files that do not fit in memory.
+
+    Raises:
+        DataError: as `read_rows`, once the row is reached.
+    """
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path}: no such file; check the path")
@@ -55,26 +83,68 @@ def read_rows(path: str | Path, *, progress: Callable[[int], None] | None = None
         raise DataError(f"{path}: is a directory; name the file in it")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: is empty; nothing to read")
-    rows: list[Row] = []
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            for number, atoms in enumerate(ase.io.iread(path, index=":", do_not_split_by_at_sign=True)):
-                rows.append(Row(path, number, atoms))
-                if progress is not None:
-                    progress(number + 1)
-    except UnknownFileTypeError as error:
-        raise DataError(f"{path}: is in no format that ASE knows; give a file that ase.io.read reads") from error
-    except Exception as error:  # each of ASE's many readers fails in a way of its own
-        # the text of a KeyError is the bare key; in these files that is an element or a column
-        reason = f"unknown name {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise DataError(
-            f"{path}: row {len(rows)} cannot be read ({type(error).__name__}: {reason[:200]}); "
-            "correct that row, or give a file that ase.io.read reads"
-        ) from error
-    if not rows:
+    with _unpacked(path) as plain:
+        yield from _stream_plain(path, plain)
+
+
+@contextmanager
+def _unpacked(path: Path) -> Iterator[Path]:
+    """The file, or one with its content unpacked: ASE jumps back at every row, which in a packed file means unpacking
+    all that comes before."""
+    if path.suffix not in PACKED:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / path.stem
+        try:
+            with PACKED[path.suffix](path, "rb") as packed, open(plain, "wb") as unpacked:
+                shutil.copyfileobj(packed, unpacked)
+        except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+            raise DataError(f"{path}: cannot be unpacked ({error}); get it anew, or give it unpacked") from error
+        yield plain
+
+
+def _stream_plain(path: Path, plain: Path) -> Iterator[Row]:
+    number = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        frames = ase.io.iread(plain, index=":", do_not_split_by_at_sign=True)
+    while True:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                atoms = next(frames, None)
+        except UnknownFileTypeError as error:
+            raise DataError(f"{path}: is in no format that ASE knows; give a file that ase.io.read reads") from error
+        except Exception as error:  # each of ASE's many readers fails in a way of its own
+            # the text of a KeyError is the bare key; in these files that is an element or a column
+            reason = f"unknown name {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+            raise DataError(
+                f"{path}: row {number} cannot be read ({type(error).__name__}: {reason[:200]}); "
+                "correct that row, or give a file that ase.io.read reads"
+            ) from error
+        if atoms is None:
+            break
+        yield Row(path, number, atoms)
+        number += 1
+    if number == 0:
         raise DataError(f"{path}: holds no crystals; nothing to read")
-    return rows
+
+
+class StructureFile:
+    """The structures of a file, read anew each time they are iterated over; their edges are short.
+
+    Raises (while iterating):
+        DataError, StructureError, UnknownElementError: the first row that cannot be used, with its file and number.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def __iter__(self) -> Iterator[Structure]:
+        for row in stream_rows(self.path):
+            (structure,) = to_structures([row], OVERLAP_CHECKED)
+            yield structure
 
 
 def to_structure(

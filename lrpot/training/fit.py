@@ -16,13 +16,14 @@ import lightning.pytorch as lightning
 import torch
 
 from lrpot.build import build_potential
-from lrpot.charges.start import starting_charges, table_charges
+from lrpot.charges.start import given_charges, starting_charges
 from lrpot.config import FitConfig, make_config
 from lrpot.console import Console
 from lrpot.errors import ConfigError, Interrupted, OutputError
 from lrpot.evaluation import Evaluation, evaluate_structures, predict_structures
 from lrpot.files import run_directory, write_text
 from lrpot.interrupts import finish_step_on_ctrl_c
+from lrpot.kspace import CoulombComplement
 from lrpot.model_file import ModelInfo, check_device, load, save, symbols
 from lrpot.potential import Potential
 from lrpot.training.baseline import fit_baseline, relative_step, residual_scales, set_start, store_known
@@ -109,8 +110,8 @@ def fit(
     # data and configuration are checked before the directory is touched
     structures = read_data(resolved, Console(quiet=not verbose))
     build_potential(resolved.model, structures.elements)  # tells a clash of settings
-    if isinstance(resolved.model.charges.init, dict):
-        table_charges(resolved.model.charges.init, structures.elements)
+    if resolved.model.kernel.form != "none":
+        given_charges(resolved.model.charges, structures.elements, resolved.data.train)  # tells what is wrong with them
     with run_directory(out, resume=resume, overwrite=overwrite):
         write_text(saved, resolved.to_yaml())
         return _Run(out, resolved, structures, Console(quiet=not verbose)).run()
@@ -154,7 +155,10 @@ class _Run:
         origin = None
         if model.long is not None:
             start = starting_charges(
-                self.config.model.charges, self.data.train, model.long.reciprocal, model.long.complement
+                self.config.model.charges,
+                self.data.train,
+                coulomb=isinstance(model.long.complement, CoulombComplement),
+                source=self.config.data.train,
             )
             self.console.line(f"charges start at {charges_text(start.values)} from {start.origin}")
             if not any(start.values.values()):

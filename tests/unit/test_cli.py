@@ -41,8 +41,9 @@ SHARED_TOLERANCE = 1e-6  # eV and eV/A, of numbers that went through a table
 
 # What the help of a command has to say: options, units and defaults.
 HELP = {
-    "": ("fit", "evaluate", "predict", "md", "info", "data", "--version", "--debug"),
+    "": ("charges", "fit", "evaluate", "predict", "md", "info", "data", "--version", "--debug"),
     "fit": ("--device", "--dtype", "--seed", "--resume", "--skip-bad-rows", "eV/A^3", "(A)", "[default: (float32)]"),
+    "charges": ("--out", "--pair-cutoff", "--molecules", "A. [default: (where", "[default: auto]", "eV/A"),
     "evaluate": ("--device", "--dtype", "eV/atom", "eV/A^3", "[default: float64]", "[default: cpu]"),
     "predict": ("--device", "--dtype", "eV", "eV/A", "GPa", "[default: float64]", "[default: (none)]"),
     "md": ("--device", "--dtype", "--seed", "K. [default: 300.0]", "fs. [default: 1.0]", "1/fs. [default: 0.01]"),

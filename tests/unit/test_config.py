@@ -213,7 +213,7 @@ def test_names_in_nested_settings(settings: dict[str, Any], message: str) -> Non
         ("training.dtype", "float16", r"training\.dtype = 'float16': .*'float32' or 'float64'"),
         ("model.backbone.name", "schnet", r"model\.backbone\.name = 'schnet': .*'painn'"),
         ("model.backbone.cutoff", 0.0, r"model\.backbone\.cutoff = 0\.0: .*greater than 0"),
-        ("model.charges.init", "guess", r"model\.charges\.init = 'guess': .*'prefit', 'oxidation' or 'zero'"),
+        ("model.charges.init", "guess", r"model\.charges\.init = 'guess': .*'prefit', 'born', 'oxidation' or 'zero'"),
         ("model.kernel.k_cutoff", "far", r"model\.kernel\.k_cutoff = 'far': .*valid number"),
         ("data.valid_fraction", 0.95, "leave nothing to train on; lower them"),
         ("data.valid_fraction", 1.5, r"data\.valid_fraction = 1\.5: .*less than 1"),

@@ -263,3 +263,11 @@ def test_progress_of_many_rows(good: Path) -> None:
     seen: list[int] = []
     to_structures(read_rows(good), CUTOFF, progress=seen.append)
     assert seen == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("content", [b"no gzip at all", gzip.compress(b"1\n\n" + bytes(range(256)) * 40)[:-20]])
+def test_a_packed_file_that_is_cut_short_is_told(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "rows.extxyz.gz").write_bytes(content)
+    with pytest.raises(DataError, match=r"rows\.extxyz\.gz: cannot be unpacked \(.*\); get it anew") as error:
+        read_rows(tmp_path / "rows.extxyz.gz")
+    assert "\n" not in str(error.value)
