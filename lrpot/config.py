@@ -115,6 +115,13 @@ PAIR_CUTOFF_RANGE = (2.0, 10.0)
 ChargeFile = Annotated[str, Field(pattern=r"\.ya?ml$")]
 
 
+# A file of row numbers is told from a misspelt word by its ending.
+RowFile = Annotated[str, Field(pattern=r"\.json$")]
+
+# One file or pattern, or several.
+Files = Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1)]
+
+
 class ChargesConfig(_Section):
     """The charges of the long-range part."""
 
@@ -202,17 +209,48 @@ class ModelConfig(_Section):
 class DataConfig(_Section):
     """Where the structures come from and how they are divided."""
 
-    train: str | None = Field(None, description="File of labelled structures; anything that ASE reads.")
-    valid: str | None = Field(None, description="Validation file; without one, a part of `train` is held back.")
-    test: str | None = Field(None, description="Test file, used only for the final table.")
+    train: Files | None = Field(
+        None,
+        description="Labelled structures: a file in any format that ASE reads, HDF5 shards, a pattern such as "
+        "shards/*.h5, or a list of these.",
+    )
+    valid: Files | None = Field(None, description="Validation files; without one, a part of `train` is held back.")
+    test: Files | None = Field(None, description="Test files, used only for the final table.")
     valid_fraction: float = Field(0.1, gt=0, lt=1, description="Part of `train` held back for validation.")
     test_fraction: float = Field(0.1, ge=0, lt=1, description="Part of `train` held back for testing.")
+    split: Literal["random", "formula"] | RowFile = Field(
+        "random",
+        description="random: rows are drawn; formula: rows of one reduced formula stay together; or a .json file of "
+        "rows by part, {train: [...], valid: [...], test: [...]}, such as split.json of another run. Rows count from 0 "
+        "and through all files.",
+    )
+    folds: int | None = Field(
+        None, ge=2, description="Cross-validation: what is not held back for testing is cut into so many parts."
+    )
+    fold: int = Field(0, ge=0, description="The part that validates, counted from 0; the others train.")
     skip_bad_rows: bool = Field(False, description="Leave out rows that cannot be used, and count them.")
+    cache: str = Field(
+        "auto",
+        min_length=1,
+        description="Where graphs are kept for other runs: a folder; off: nowhere; auto: those of files above 64 MB in "
+        "the folder LRPOT_CACHE of the environment, or ~/.cache/lrpot.",
+    )
+    jobs: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="Processes that build the graphs of a file; auto: one for each core if it is above 64 MB."
+    )
 
     @model_validator(mode="after")
     def _some_left(self) -> DataConfig:
         if self.valid_fraction + self.test_fraction >= 1.0:
             raise ValueError("valid_fraction + test_fraction leave nothing to train on; lower them")
+        if self.folds is None and self.fold:
+            raise ValueError(f"fold = {self.fold} needs folds; set data.folds, such as 5")
+        if self.folds is not None and self.fold >= self.folds:
+            raise ValueError(f"fold = {self.fold} is none of {self.folds} folds; they count from 0")
+        if self.folds is not None and self.valid is not None:
+            raise ValueError("folds make their own validation part, but valid names a file; leave one of them out")
+        if self.folds is not None and self.split.endswith(".json"):
+            raise ValueError("split lists the rows of every part, so there are no folds; leave one of them out")
         return self
 
 
@@ -229,7 +267,11 @@ class TrainingConfig(_Section):
         "published.",
     )
     max_epochs: int = Field(100, ge=1, description="Epochs of each stage, at most.")
-    batch_size: int = Field(4, ge=1, description="Structures per step.")
+    batch_size: int = Field(4, ge=1, description="Structures per step, at most.")
+    max_edges: int | None = Field(
+        None, ge=1, description="Edges per step, at most; structures of similar size then share a step."
+    )
+    max_atoms: int | None = Field(None, ge=1, description="Atoms per step, at most; likewise.")
     lr: float = Field(5e-3, gt=0, description="Learning rate of Adam for the network.")
     lr_long: float | Literal["auto"] = Field(
         "auto", description="Learning rate for charges and kernel; auto: lr times (residual / long-range forces)."
@@ -417,7 +459,7 @@ def locate(path: tuple[int | str, ...], section: type[BaseModel] = FitConfig) ->
         if chosen:
             section, choices = chosen[0], []
             continue
-        if part.startswith(("literal[", "float", "dict[", "constrained-")):
+        if part in ("str", "int") or part.startswith(("literal[", "float", "dict[", "list[", "constrained-")):
             continue
         place.append(part)
         field = section.model_fields.get(part)

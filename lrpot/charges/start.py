@@ -101,7 +101,7 @@ def _prefit(
     config: ChargesConfig, structures: Sequence[Structure], elements: Sequence[int]
 ) -> tuple[Prefit | None, str | None]:
     """The fit, if there is anything to fit, and why its charges are refused."""
-    chosen = _spread([s for s in structures if "forces" in s and bool(s.pbc.all())])
+    chosen = _spread(structures)
     pair_cutoff = None if config.pair_cutoff == "auto" else float(config.pair_cutoff)
     try:
         fit = fit_charges(chosen, pair_cutoff=pair_cutoff, sum_molecules=config.sum_molecules)
@@ -112,12 +112,14 @@ def _prefit(
 
 
 def _spread(structures: Sequence[Structure]) -> list[Structure]:
-    """Structures from all over the list, until they hold MAX_ATOMS atoms."""
-    if not structures:
+    """Periodic structures with forces from all over the list, until they hold MAX_ATOMS atoms."""
+    # by their places: the structures of a large set are read one at a time
+    usable = {i: s.num_nodes for i, s in enumerate(structures) if "forces" in s and bool(s.pbc.all())}
+    if not usable:
         return []
-    mean = sum(s.num_nodes for s in structures) / len(structures)
-    count = max(1, min(len(structures), int(MAX_ATOMS / mean)))
-    return [structures[i] for i in np.linspace(0, len(structures) - 1, count).round().astype(int)]
+    places, mean = list(usable), sum(usable.values()) / len(usable)
+    count = max(1, min(len(places), int(MAX_ATOMS / mean)))
+    return [structures[places[i]] for i in np.linspace(0, len(places) - 1, count).round().astype(int)]
 
 
 def _oxidation(structures: Sequence[Structure], elements: list[int]) -> tuple[dict[int, float], str]:

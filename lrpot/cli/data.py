@@ -1,4 +1,4 @@
-"""`lrpot data`: computes data sets from scratch."""
+"""`lrpot data`: computes data sets from scratch, packs them, and looks after the cache of their graphs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,12 @@ import typer
 
 from lrpot.cli.options import Seed
 
-app = typer.Typer(help="Compute a data set from scratch.", no_args_is_help=True)
+app = typer.Typer(help="Compute a data set, pack one into shards, or clean the cache of graphs.", no_args_is_help=True)
 
 
 class Defect(StrEnum):
     none = "none"
     vacancy = "vacancy"
-
-
-@app.callback()
-def data() -> None:
-    """Keeps `nacl` a word of its own: typer would drop the name of an only command."""
 
 
 @app.command()
@@ -78,3 +73,42 @@ def nacl(
         f"{out}: {n} rows of {atoms_per_structure(supercell, defect.value)} atoms{earlier}; "
         f"{seconds:.1f} s, {made / seconds:.1f} structures/s"
     )
+
+
+@app.command()
+def shards(
+    files: Annotated[list[str], typer.Argument(help="Files or patterns, in any format that ASE reads.")],
+    out: Annotated[Path, typer.Option("--out", help="Directory of the shards.", show_default=False)],
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Rows of a shard.")] = 10_000,
+) -> None:
+    """Pack labelled structures into HDF5 shards, which are read faster than text.
+
+    `lrpot fit "OUT/*.h5"` reads them; rows count on from shard to shard.
+    """
+    from lrpot.console import Console
+    from lrpot.data.packing import write_shards
+    from lrpot.data.sources import expand
+
+    with Console().progress("shards", None, "rows") as update:
+        written = write_shards(out, expand(files), rows, progress=update)
+    print(f"{out}: {len(written)} shards of up to {rows} rows, {sum(path.stat().st_size for path in written)} bytes")
+
+
+@app.command()
+def cache(
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="The cache.", show_default="LRPOT_CACHE, or ~/.cache/lrpot")
+    ] = None,
+    clean: Annotated[bool, typer.Option("--clean", help="Remove all graphs in it.")] = False,
+) -> None:
+    """Show or clean the cache of graphs, which fits fill and find again (`data.cache`)."""
+    from lrpot.data import cache as graphs
+
+    place = folder or graphs.default_folder()
+    if clean:
+        print(f"{place}: removed {graphs.clean(place) / 1e6:.1f} MB")
+        return
+    found = graphs.entries(place)
+    for entry in found:
+        print(f"{entry.size / 1e6:12.1f} MB  {entry.path.name}")
+    print(f"{sum(entry.size for entry in found) / 1e6:12.1f} MB  in {place}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import itertools
 import lzma
 import shutil
 import tempfile
@@ -20,10 +21,12 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.data import chemical_symbols
-from ase.io.formats import UnknownFileTypeError
+from ase.io.formats import UnknownFileTypeError, filetype
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from lrpot.data.neighbours import NeighbourList, add_edges
+from lrpot.data.shards import is_shard, read_shard
+from lrpot.data.sources import check_file
 from lrpot.errors import DataError, LrpotError, StructureError, UnknownElementError
 from lrpot.structure import MAX_ATOMIC_NUMBER, Structure, make_structure
 
@@ -77,18 +80,13 @@ def stream_rows(path: str | Path) -> Iterator[Row]:
         DataError: as `read_rows`, once the row is reached.
     """
     path = Path(path)
-    if not path.exists():
-        raise DataError(f"{path}: no such file; check the path")
-    if path.is_dir():
-        raise DataError(f"{path}: is a directory; name the file in it")
-    if path.stat().st_size == 0:
-        raise DataError(f"{path}: is empty; nothing to read")
-    with _unpacked(path) as plain:
-        yield from _stream_plain(path, plain)
+    check_file(path)
+    with unpacked(path) as plain:
+        yield from stream_plain(path, plain)
 
 
 @contextmanager
-def _unpacked(path: Path) -> Iterator[Path]:
+def unpacked(path: Path) -> Iterator[Path]:
     """The file, or one with its content unpacked: ASE jumps back at every row, which in a packed file means unpacking
     all that comes before."""
     if path.suffix not in PACKED:
@@ -104,11 +102,16 @@ def _unpacked(path: Path) -> Iterator[Path]:
         yield plain
 
 
-def _stream_plain(path: Path, plain: Path) -> Iterator[Row]:
-    number = 0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        frames = ase.io.iread(plain, index=":", do_not_split_by_at_sign=True)
+def stream_plain(path: Path, plain: Path, *, first: int = 0, every: int = 1) -> Iterator[Row]:
+    """The rows first, first + every, ... of a file.
+
+    Args:
+        path: what the rows are said to come from. plain: the same, unpacked.
+    Raises:
+        DataError: as `read_rows`, once the row is reached.
+    """
+    frames = _frames(plain, first, every)
+    number = first
     while True:
         try:
             with warnings.catch_warnings():
@@ -116,6 +119,8 @@ def _stream_plain(path: Path, plain: Path) -> Iterator[Row]:
                 atoms = next(frames, None)
         except UnknownFileTypeError as error:
             raise DataError(f"{path}: is in no format that ASE knows; give a file that ase.io.read reads") from error
+        except DataError:
+            raise
         except Exception as error:  # each of ASE's many readers fails in a way of its own
             # the text of a KeyError is the bare key; in these files that is an element or a column
             reason = f"unknown name {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
@@ -126,9 +131,21 @@ def _stream_plain(path: Path, plain: Path) -> Iterator[Row]:
         if atoms is None:
             break
         yield Row(path, number, atoms)
-        number += 1
+        number += every
     if number == 0:
         raise DataError(f"{path}: holds no crystals; nothing to read")
+
+
+def _frames(plain: Path, first: int, every: int) -> Iterator[Atoms]:
+    """Lazily, so that whatever a reader says comes with the first row."""
+    if is_shard(plain):
+        yield from read_shard(plain, first, every)
+    elif every > 1 and filetype(str(plain)) == "extxyz":
+        # only this reader leaves out rows without reading them
+        yield from ase.io.iread(plain, index=slice(first, None, every), do_not_split_by_at_sign=True)
+    else:
+        every_frame = ase.io.iread(plain, index=":", do_not_split_by_at_sign=True)
+        yield from itertools.islice(every_frame, first, None, every)
 
 
 class StructureFile:
@@ -291,33 +308,64 @@ def to_structures(
     structures, bad = [], []
     for done, row in enumerate(rows, 1):
         try:
-            structure = to_structure(row.atoms, cutoff, elements=elements)
-            for label in require:
-                if label not in structure:
-                    raise DataError(f"has no {label}; add it to the file or remove the row")
-            if check is not None:
-                check(structure)
-            structure.row = torch.tensor([row.number])
-            structures.append(structure)
+            structures.append(checked_structure(row, cutoff, elements=elements, require=require, check=check))
         except LrpotError as error:
-            bad.append((row, error))
+            bad.append((row.number, error))
         if progress is not None:
             progress(done)
-    if bad and skip_bad is not None:
-        for row, reason in bad:
-            skip_bad(f"{row}: {reason}")
-        if not structures:
-            raise DataError(f"{rows[0].file}: every row is bad; row {bad[0][0].number}: {bad[0][1]}")
-        skip_bad(f"{rows[0].file}: left out {len(bad)} of {len(rows)} rows")
-    elif bad:
-        row, reason = bad[0]
-        more = ""
-        if len(bad) > 1:
-            numbers = ", ".join(str(other.number) for other, _ in bad[1:11])
-            more = f" ({len(bad) - 1} more bad rows: {numbers}{', ...' if len(bad) > 11 else ''})"
-        kind = type(reason) if isinstance(reason, (StructureError, UnknownElementError)) else DataError
-        raise kind(f"{row}: {reason}{more}")
+    if bad:
+        tell_bad_rows(rows[0].file, bad, len(rows), skip_bad)
     return structures
+
+
+def checked_structure(
+    row: Row,
+    cutoff: float,
+    *,
+    elements: Iterable[int] | None = None,
+    require: Sequence[str] = (),
+    check: Callable[[Structure], object] | None = None,
+) -> Structure:
+    """One row -> structure; arguments as for `to_structures`.
+
+    Raises:
+        LrpotError: the row cannot be used; the message does not name it.
+    """
+    structure = to_structure(row.atoms, cutoff, elements=elements)
+    for label in require:
+        if label not in structure:
+            raise DataError(f"has no {label}; add it to the file or remove the row")
+    if check is not None:
+        check(structure)
+    structure.row = torch.tensor([row.number])
+    return structure
+
+
+def tell_bad_rows(
+    file: Path, bad: Sequence[tuple[int, LrpotError]], n_rows: int, skip_bad: Callable[[str], None] | None
+) -> None:
+    """Report the rows of a file that cannot be used.
+
+    Args:
+        file: where they are. bad: number and reason of each, at least one. n_rows: how many rows there are.
+        skip_bad: told about each; None makes a bad row an error.
+    Raises:
+        DataError, StructureError, UnknownElementError: see `to_structures`.
+    """
+    number, reason = bad[0]
+    if skip_bad is not None:
+        for other, error in bad:
+            skip_bad(f"{file}, row {other}: {error}")
+        if len(bad) == n_rows:
+            raise DataError(f"{file}: every row is bad; row {number}: {reason}")
+        skip_bad(f"{file}: left out {len(bad)} of {n_rows} rows")
+        return
+    more = ""
+    if len(bad) > 1:
+        numbers = ", ".join(str(other) for other, _ in bad[1:11])
+        more = f" ({len(bad) - 1} more bad rows: {numbers}{', ...' if len(bad) > 11 else ''})"
+    kind = type(reason) if isinstance(reason, (StructureError, UnknownElementError)) else DataError
+    raise kind(f"{file}, row {number}: {reason}{more}")
 
 
 def _numbers(value: object, name: str) -> np.ndarray:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
 from lrpot.charges import EquilibratedCharges
+from lrpot.data.graphs import Graphs
 from lrpot.evaluation import predict_structures
 from lrpot.potential import Potential, geometry_of
 from lrpot.structure import LABELS, Structure, batch_index, edge_vectors
@@ -25,22 +27,30 @@ def store_known(model: Potential, structures: Sequence[Structure], parts: Iterab
 
     A frozen part gives the same numbers in every epoch, so the epochs of a stage need only the parts that change.
     """
-    parts = frozenset(parts)
-    for structure in structures:
-        for label in LABELS:
-            if label in structure:
-                structure[f"known_{label}"] = torch.zeros_like(structure[label])
+    values = _known(model, structures, frozenset(parts))
+    if isinstance(structures, Graphs):
+        structures.attach(values)
+        return
+    for structure, known in zip(structures, values, strict=True):
+        structure.update(known)
+
+
+def _known(model: Potential, structures: Sequence[Structure], parts: frozenset[str]) -> Iterator[dict[str, Tensor]]:
+    """The fields `known_*` of each structure, in order."""
     if not parts:
+        for structure in structures:
+            yield {f"known_{label}": torch.zeros_like(structure[label]) for label in LABELS if label in structure}
         return
     for group, output in predict_structures(model, structures, stress="labelled", parts=parts):
         start = 0
         for n, structure in enumerate(group):
             atoms = slice(start, start + structure.num_nodes)
             start = atoms.stop
-            for label in LABELS:
-                if label in structure:
-                    part = output[label][atoms if label == "forces" else slice(n, n + 1)]
-                    structure[f"known_{label}"] = part.cpu()
+            yield {
+                f"known_{label}": output[label][atoms if label == "forces" else slice(n, n + 1)].detach().cpu()
+                for label in LABELS
+                if label in structure
+            }
 
 
 def set_start(model: Potential, charges: Mapping[int, float], structures: Sequence[Structure]) -> None:
@@ -74,11 +84,10 @@ def fit_baseline(model: Potential, structures: Sequence[Structure]) -> None:
     """
     model.short.offset.zero_()
     fractions = torch.cat([composition(model, s) for s in structures])
-    energies = torch.cat([(s.energy - s.known_energy) / s.num_nodes for s in structures])
+    energies = _residual_energies(structures)
     left = energies - fractions @ add_offsets(model, fractions, energies)
-    forces = _residual_forces(structures)
-    scale = _rms(forces) if forces is not None else _rms(left)
-    model.short.scale.fill_(max(scale, SMALLEST_SCALE))
+    scales = _rms(_residuals(structures, "forces")), _rms([left])
+    model.short.scale.fill_(max(next(scale for scale in scales if scale is not None), SMALLEST_SCALE))
 
 
 def composition(model: Potential, batch: Data) -> Tensor:
@@ -97,7 +106,7 @@ def add_offsets(model: Potential, fractions: Tensor, energies: Tensor) -> Tensor
     return added
 
 
-def relative_step(structures: Sequence[Structure], long_range: Sequence[Tensor]) -> float:
+def relative_step(structures: Sequence[Structure], long_range: Iterable[Tensor]) -> float:
     """How small a relative change of the charges matters: residual forces over long-range forces, at most 1.
 
     Adam changes every parameter by about its learning rate, however small its gradient; charges that are already
@@ -107,33 +116,41 @@ def relative_step(structures: Sequence[Structure], long_range: Sequence[Tensor])
         structures: with `known_*` holding everything that the model predicts.
         long_range: (N, 3), eV/A, the long-range forces of each structure.
     """
-    forces = _residual_forces(structures)
-    if forces is None:
+    residual = _rms(_residuals(structures, "forces"))
+    if residual is None:
         return 1.0
-    size = _rms(torch.cat([f.reshape(-1) for f in long_range]))
-    return min(1.0, _rms(forces) / size) if size > 0 else 1.0
+    size = _rms(long_range)
+    return min(1.0, residual / size) if size else 1.0
 
 
 def residual_scales(structures: Sequence[Structure]) -> dict[str, float]:
     """Root mean square of label - known of energy per atom (about its mean), forces and stress: 1 in the loss."""
-    scales = {}
-    energy = torch.cat([(s.energy - s.known_energy) / s.num_nodes for s in structures])
-    scales["energy"] = _rms(energy - energy.mean())
-    forces = _residual_forces(structures)
-    if forces is not None:
-        scales["forces"] = _rms(forces)
+    energy = _residual_energies(structures)
+    found = {
+        "energy": _rms([energy - energy.mean()]),
+        **{label: _rms(_residuals(structures, label)) for label in ("forces", "stress")},
+    }
+    scales = {label: scale for label, scale in found.items() if scale is not None}
+    if "forces" in scales:
         # energies that hardly differ, such as those of one crystal vibrating, must not outweigh everything
         scales["energy"] = max(scales["energy"], 1e-2 * scales["forces"])
-    stress = [(s.stress - s.known_stress).reshape(-1) for s in structures if "stress" in s]
-    if stress:
-        scales["stress"] = _rms(torch.cat(stress))
     return {label: max(scale, SMALLEST_SCALE) for label, scale in scales.items()}
 
 
-def _residual_forces(structures: Sequence[Structure]) -> Tensor | None:
-    forces = [(s.forces - s.known_forces).reshape(-1) for s in structures if "forces" in s]
-    return torch.cat(forces) if forces else None
+def _residual_energies(structures: Sequence[Structure]) -> Tensor:
+    """(n,) label - known, eV/atom."""
+    return torch.tensor([float(s.energy - s.known_energy) / s.num_nodes for s in structures], dtype=torch.float64)
 
 
-def _rms(values: Tensor) -> float:
-    return float((values**2).mean().sqrt())
+def _residuals(structures: Sequence[Structure], label: str) -> Iterator[Tensor]:
+    """label - known of each structure that has the label, one at a time: together they may not fit into memory."""
+    return (s[label] - s[f"known_{label}"] for s in structures if label in s)
+
+
+def _rms(values: Iterable[Tensor]) -> float | None:
+    """Root mean square over all numbers; None without any."""
+    total, count = 0.0, 0
+    for value in values:
+        total += float((value.double() ** 2).sum())
+        count += value.numel()
+    return math.sqrt(total / count) if count else None

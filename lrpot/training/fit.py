@@ -7,7 +7,7 @@ import logging
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,11 @@ from lrpot.kspace import CoulombComplement
 from lrpot.model_file import ModelInfo, check_device, load, save, symbols
 from lrpot.potential import Potential
 from lrpot.training.baseline import fit_baseline, relative_step, residual_scales, set_start, store_known
+from lrpot.training.batches import check_sizes, train_loader, valid_loader
 from lrpot.training.checkpoint import SaveEveryEpoch, StopOnSignal, usable_checkpoint
 from lrpot.training.dataset import FitData, read_data
-from lrpot.training.module import StageModule, train_loader, valid_loader
+from lrpot.training.module import StageModule
+from lrpot.training.split import write_split
 from lrpot.training.stages import Stage, plan
 from lrpot.training.summary import (
     charge_warnings,
@@ -40,6 +42,9 @@ from lrpot.training.summary import (
     progress_note,
     stage_table,
 )
+
+# In the directory of the run: the rows of each part, and the files that they are of.
+SPLIT = "split.json"
 
 # In the directory of the run, until it is finished; a folder for each stage.
 CHECKPOINTS = "checkpoints"
@@ -63,7 +68,7 @@ class FitResult:
 
 
 def fit(
-    data: str | Path | None = None,
+    data: str | Path | Sequence[str | Path] | None = None,
     *,
     out: str | Path,
     config: str | Path | Mapping[str, Any] | FitConfig | None = None,
@@ -75,7 +80,7 @@ def fit(
     """Fit a potential to labelled structures.
 
     Args:
-        data: file of structures with energies and, best, forces and stress; the same as `data.train` of the config.
+        data: files of structures with energies and, best, forces and stress; the same as `data.train` of the config.
         out: directory of the run; gets model.pt, config.yaml, metrics.csv, results.json and pictures.
         config: a YAML file, nested settings, or a `FitConfig`; None for the defaults.
         settings: settings by dotted name, such as {"training.max_epochs": 50}; they win over `config`.
@@ -90,7 +95,7 @@ def fit(
     out = Path(out)
     settings = dict(settings or {})
     if data is not None:
-        settings["data.train"] = str(data)
+        settings["data.train"] = str(data) if isinstance(data, (str, Path)) else [str(file) for file in data]
     saved = out / "config.yaml"
     if resume:
         if not saved.exists():
@@ -108,10 +113,13 @@ def fit(
         raise ConfigError("no training data; name a file: lrpot fit DATA --out DIR")
     check_device(resolved.training.device)
     # data and configuration are checked before the directory is touched
-    structures = read_data(resolved, Console(quiet=not verbose))
+    split = out / SPLIT
+    structures = read_data(resolved, Console(quiet=not verbose), stored=split if resume and split.exists() else None)
+    for part in (structures.train, structures.valid):
+        check_sizes(part, resolved.training)
     build_potential(resolved.model, structures.elements)  # tells a clash of settings
     if resolved.model.kernel.form != "none":
-        given_charges(resolved.model.charges, structures.elements, resolved.data.train)  # tells what is wrong with them
+        given_charges(resolved.model.charges, structures.elements, structures.source)  # tells what is wrong with them
     with run_directory(out, resume=resume, overwrite=overwrite):
         write_text(saved, resolved.to_yaml())
         return _Run(out, resolved, structures, Console(quiet=not verbose)).run()
@@ -133,7 +141,7 @@ class _Run:
         console, training = self.console, self.config.training
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its tips are not ours to give
         torch.manual_seed(training.seed)
-        write_text(self.out / "split.json", json.dumps(self.data.record["split"]))
+        write_text(self.out / SPLIT, write_split(self.data.record["split"], self.data.record["files"]))
         model = self._resumed_model() or self._fresh_model()
         if len(self.done) <= len(self.stages):
             n = sum(p.numel() for p in model.parameters())
@@ -158,7 +166,7 @@ class _Run:
                 self.config.model.charges,
                 self.data.train,
                 coulomb=isinstance(model.long.complement, CoulombComplement),
-                source=self.config.data.train,
+                source=self.data.source,
             )
             self.console.line(f"charges start at {charges_text(start.values)} from {start.origin}")
             if not any(start.values.values()):
@@ -205,8 +213,8 @@ class _Run:
             assert start is not None
             model.long.charges.load_state_dict(start.charges.state_dict())
         module = StageModule(model, stage, training, self.data.train, *self._prepare(model, stage))
-        valid = valid_loader(self.data.valid, training.batch_size)
-        train = train_loader(self.data.train, training.batch_size, seed=training.seed * 10 + number)
+        valid = valid_loader(self.data.valid, training)
+        train = train_loader(self.data.train, training, seed=training.seed * 10 + number)
         folder = self.out / CHECKPOINTS / str(number)
         checkpoint = usable_checkpoint(folder, console.warn)
         if checkpoint is None:
@@ -239,10 +247,8 @@ class _Run:
     def _prepare(self, model: Potential, stage: Stage) -> tuple[dict[str, float], float]:
         """Scales of the loss and the learning rate of the long-range part; `known_*` of all structures are set."""
         training = self.config.training
-        both = self.data.train + self.data.valid
         if stage.baseline:
-            present = (stage.frozen | stage.trained) - {"short"}
-            store_known(model, both, present)
+            store_known(model, self.data.train, (stage.frozen | stage.trained) - {"short"})
             fit_baseline(model, self.data.train)
         # what everything present predicts now gives the scales; in the epochs only the frozen parts are known
         store_known(model, self.data.train, stage.frozen | stage.evaluated)
@@ -251,9 +257,10 @@ class _Run:
         if training.lr_long != "auto":
             lr_long = training.lr_long
         elif "long" in stage.trained:
-            long_range = [o["forces"].cpu() for _, o in predict_structures(model, self.data.train, parts={"long"})]
+            long_range = (o["forces"].cpu() for _, o in predict_structures(model, self.data.train, parts={"long"}))
             lr_long = training.lr * relative_step(self.data.train, long_range)
-        store_known(model, both, stage.frozen)
+        for part in (self.data.train, self.data.valid):
+            store_known(model, part, stage.frozen)
         return scales, lr_long
 
     def _finish_stage(self, model: Potential, number: int, stage: Stage, module: StageModule, seconds: float) -> None:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as lightning
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from torch_geometric.data import Batch
 
 from lrpot.config import TrainingConfig
 from lrpot.errors import TrainingError
 from lrpot.potential import Potential
-from lrpot.structure import Structure, batch_index, collate, collate_with_gaps
+from lrpot.structure import Structure, batch_index, collate
 from lrpot.training.baseline import add_offsets, composition
 from lrpot.training.stages import Stage
 
@@ -28,36 +28,6 @@ OFFSETS_FROM, OFFSET_BATCH = 128, 16
 
 # What a checkpoint keeps of a stage beside the weights and the optimiser.
 STATE = ("best_loss", "best_weights", "stale_epochs", "history", "plateau_factor", "plateau_epochs")
-
-
-class EpochShuffle(Sampler[int]):
-    """A new order every epoch that depends only on seed and epoch, so that a resumed run sees the same batches."""
-
-    def __init__(self, length: int, seed: int) -> None:
-        self.length = length
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        yield from torch.randperm(self.length, generator=generator).tolist()
-
-
-def train_loader(structures: list[Structure], batch_size: int, seed: int) -> DataLoader:
-    """Batches of structures in an order of `EpochShuffle`."""
-    sampler = EpochShuffle(len(structures), seed)
-    return DataLoader(structures, batch_size=batch_size, sampler=sampler, collate_fn=collate_with_gaps)  # type: ignore[arg-type]
-
-
-def valid_loader(structures: list[Structure], batch_size: int) -> DataLoader:
-    """Batches of structures in their own order."""
-    return DataLoader(structures, batch_size=batch_size, collate_fn=collate_with_gaps)  # type: ignore[arg-type]
 
 
 class StageModule(lightning.LightningModule):
@@ -76,7 +46,7 @@ class StageModule(lightning.LightningModule):
         model: Potential,
         stage: Stage,
         config: TrainingConfig,
-        structures: list[Structure],
+        structures: Sequence[Structure],
         scales: dict[str, float],
         lr_long: float,
     ) -> None:

@@ -18,7 +18,8 @@ from lrpot.errors import ConfigError, DataError, TrainingError
 from lrpot.evaluation import evaluate_structures
 from lrpot.structure import Structure, collate, collate_with_gaps
 from lrpot.training.baseline import fit_baseline, relative_step, residual_scales, store_known
-from lrpot.training.module import EpochShuffle, StageModule
+from lrpot.training.batches import EpochShuffle
+from lrpot.training.module import StageModule
 from lrpot.training.stages import Stage, plan
 from lrpot.training.summary import charge_warnings
 from tests.unit.training_data import CHARGE, ionic_rows, write_ionic_rows

@@ -11,16 +11,15 @@ import itertools
 import json
 import multiprocessing
 import os
-import signal
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from lrpot.data.processes import quiet_children
 from lrpot.errors import Interrupted, LrpotError, OutputError
 from lrpot.files import check_writable, write_text
 
@@ -28,14 +27,6 @@ Progress = Callable[[int, int], None]
 
 # Rows between two fsync: what a power cut can cost.
 SYNC_EVERY = 16
-
-# One thread for each process: processes already fill the cores, and threads decide the order of a BLAS sum.
-_ONE_THREAD = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "VECLIB_MAXIMUM_THREADS": "1",
-}
 
 
 def write_rows(
@@ -159,7 +150,7 @@ def _compute(make_row: Callable[[int], str], rows: range, jobs: int) -> Generato
     jobs = min(jobs, len(rows))
     workers: list[tuple[BaseProcess, Connection]] = []
     try:
-        with _quiet_children():
+        with quiet_children():
             for job in range(jobs):
                 workers.append(_start(make_row, rows[job::jobs]))  # noqa: PERF401 (each is known once started)
         for row in rows:
@@ -197,21 +188,3 @@ def _send_rows(make_row: Callable[[int], str], rows: range, sender: Connection) 
             return
         except MemoryError:
             sys.exit(f"row {row}: not enough memory")
-
-
-@contextmanager
-def _quiet_children() -> Iterator[None]:
-    """Processes started inside have one BLAS thread and never see Ctrl-C, which is the parent's to handle."""
-    # it unblocks SIGINT when it starts, so it must start before the signal is blocked
-    resource_tracker.ensure_running()
-    before = {name: os.environ.get(name) for name in _ONE_THREAD}
-    os.environ.update(_ONE_THREAD)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # children inherit the mask
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

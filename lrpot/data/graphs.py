@@ -1,0 +1,178 @@
+"""Structures with edges that stay on disk: an index in memory, each structure read when it is asked for."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any, overload
+
+import numpy as np
+import torch
+from ase.data import atomic_numbers
+from ase.formula import Formula
+from torch import Tensor
+
+import lrpot.errors as errors
+from lrpot.data.records import DamagedRecords, Records, RecordWriter, encode
+from lrpot.errors import LrpotError
+from lrpot.structure import Structure
+
+# What `columns` of a file of graphs are: number of atoms and of edges, row in the file of crystals, reduced formula.
+COLUMNS = {"atoms": np.uint32, "edges": np.uint32, "row": np.int64, "formula": np.uint32}
+
+
+class GraphFile:
+    """The structures of one file of crystals, with edges.
+
+    Attributes:
+        path: of the file of crystals.
+        records: the structures.
+        formulas: reduced formulas, by the number in the column `formula`.
+        n_rows: rows of the file of crystals, bad ones included.
+        sha256: of the file of crystals.
+    """
+
+    def __init__(self, path: Path, file: IO[bytes], name: str) -> None:
+        """
+        Args:
+            path: of the file of crystals. file, name: as for `Records`.
+        Raises:
+            DamagedRecords: see `Records`, or the records are no graphs.
+        """
+        self.path = path
+        self.records = Records(file, name)
+        about = self.records.about
+        if about.get("kind") != "graphs":
+            raise DamagedRecords("holds no graphs")
+        self.key: dict[str, Any] = about["key"]
+        self.formulas: list[str] = about["formulas"]
+        self.n_rows: int = about["n_rows"]
+        self.sha256: str = about["sha256"]
+        self._bad: list[tuple[int, str, str]] = about["bad"]
+
+    @property
+    def bad(self) -> list[tuple[int, LrpotError]]:
+        """Number and reason of each row that is no structure."""
+        return [(row, getattr(errors, kind)(reason)) for row, kind, reason in self._bad]
+
+    def read(self, number: int) -> Structure:
+        """A structure by its place among the good ones; `row` is that of the file."""
+        fields = self.records.read(number)
+        return Structure(
+            num_nodes=len(fields["numbers"]), **fields, row=torch.tensor([int(self.records.columns["row"][number])])
+        )
+
+
+class Graphs(Sequence[Structure]):
+    """Structures of one or more files, in any choice and order.
+
+    Attributes:
+        files: where they are.
+        position: (n,) place of each among the structures of all files.
+        rows: (n,) row of each; rows count on from one file to the next.
+        atoms, edges: (n,) number of atoms and of edges of each.
+        formula: (n,) number of its reduced formula in `formulas`.
+    """
+
+    def __init__(self, files: Sequence[GraphFile], position: np.ndarray | None = None) -> None:
+        """
+        Args:
+            position: None for all structures.
+        """
+        self.files = list(files)
+        self._starts = np.cumsum([0, *(len(file.records) for file in self.files)])
+        self._first_rows = np.cumsum([0, *(file.n_rows for file in self.files)])
+        self.position = np.arange(self._starts[-1]) if position is None else np.asarray(position, dtype=np.int64)
+        self.formulas = sorted({formula for file in self.files for formula in file.formulas})
+        self._attached: Records | None = None
+
+    @cached_property
+    def atoms(self) -> np.ndarray:
+        return self._column(lambda n, file: file.records.columns["atoms"])
+
+    @cached_property
+    def edges(self) -> np.ndarray:
+        return self._column(lambda n, file: file.records.columns["edges"])
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        return self._column(lambda n, file: file.records.columns["row"] + self._first_rows[n])
+
+    @cached_property
+    def formula(self) -> np.ndarray:
+        place = {formula: number for number, formula in enumerate(self.formulas)}
+        return self._column(
+            lambda n, file: np.array([place[formula] for formula in file.formulas])[file.records.columns["formula"]]
+        )
+
+    @property
+    def elements(self) -> list[int]:
+        """Atomic numbers, ascending."""
+        return sorted({z for number in np.unique(self.formula) for z in elements_of(self.formulas[number])})
+
+    @property
+    def fields(self) -> set[str]:
+        """The fields that any of the structures has."""
+        layouts = [layout for file in self.files for layout in file.records.layouts]
+        before = np.cumsum([0, *(len(file.records.layouts) for file in self.files)])
+        found = self._column(lambda n, file: file.records.columns["layout"] + before[n])
+        return {field.name for number in np.unique(found) for field in layouts[number]}
+
+    def select(self, chosen: Sequence[int] | np.ndarray) -> Graphs:
+        """Some of these structures, by their places here; without what is attached."""
+        return Graphs(self.files, self.position[np.asarray(chosen, dtype=np.int64)])
+
+    def attach(self, values: Iterable[Mapping[str, Tensor]]) -> None:
+        """Give each structure further fields, which replace those attached before.
+
+        Args:
+            values: one for each structure, in order; they go to a file without a name that ends with this object.
+        """
+        with tempfile.TemporaryFile() as file:
+            writer = RecordWriter(file)
+            for n_atoms, fields in zip(self.atoms.tolist(), values, strict=True):
+                writer.add(*encode(fields, n_atoms))
+            writer.finish({}, {})
+            self._attached = Records(file, "a temporary file")
+
+    def __len__(self) -> int:
+        return len(self.position)
+
+    @overload
+    def __getitem__(self, place: int) -> Structure: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Structure]: ...
+
+    def __getitem__(self, place: int | slice) -> Structure | list[Structure]:
+        if isinstance(place, slice):
+            return [self[n] for n in range(*place.indices(len(self)))]
+        if not -len(self) <= place < len(self):
+            raise IndexError(f"structure {place} of {len(self)}")
+        position = int(self.position[place])
+        number = int(np.searchsorted(self._starts, position, side="right")) - 1
+        structure = self.files[number].read(position - int(self._starts[number]))
+        if number:
+            structure.row += int(self._first_rows[number])
+        if self._attached is not None:
+            for name, value in self._attached.read(place % len(self)).items():
+                structure[name] = value
+        return structure
+
+    def __iter__(self) -> Iterator[Structure]:
+        return (self[n] for n in range(len(self)))
+
+    def _column(self, of_file: Any) -> np.ndarray:
+        """A column of all files, for the chosen structures."""
+        columns = [of_file(n, file) for n, file in enumerate(self.files)]
+        # one file in its own order needs no copy: the column stays on disk
+        if len(columns) == 1 and np.array_equal(self.position, np.arange(self._starts[-1])):
+            return columns[0]
+        return np.concatenate(columns)[self.position]
+
+
+def elements_of(formula: str) -> list[int]:
+    """Atomic numbers in a formula."""
+    return [atomic_numbers[symbol] for symbol in Formula(formula).count()]

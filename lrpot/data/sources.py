@@ -1,0 +1,68 @@
+"""The files that a setting names: one, several, or a pattern."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from lrpot.errors import DataError
+
+# Bytes at either end of a file that are looked at to tell whether it is still the same.
+_ENDS = 2**16
+
+
+def expand(source: str | Sequence[str]) -> list[Path]:
+    """Files in the order in which their rows are counted: as listed, those of a pattern by name.
+
+    Args:
+        source: a path, a pattern such as "shards/*.h5" (** for folders below), or several of both.
+    Raises:
+        DataError: a pattern that matches nothing, or a file that is named twice.
+    """
+    files: list[Path] = []
+    for entry in [source] if isinstance(source, str) else source:
+        # a name may hold the signs of a pattern
+        if not glob.has_magic(entry) or Path(entry).exists():
+            files.append(Path(entry))
+            continue
+        matching = sorted(glob.glob(entry, recursive=True))
+        if not matching:
+            raise DataError(f"{entry}: matches no file; check the pattern")
+        files += [Path(name) for name in matching]
+    twice = [file for n, file in enumerate(files) if file.resolve() in {other.resolve() for other in files[:n]}]
+    if twice:
+        raise DataError(f"{twice[0]}: is named twice; its rows would count double: name it once")
+    return files
+
+
+def check_file(path: Path) -> None:
+    """Refuse what cannot be a file of crystals.
+
+    Raises:
+        DataError: missing, a directory, or empty.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file; check the path")
+    if path.is_dir():
+        raise DataError(f"{path}: is a directory; name the file in it")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: is empty; nothing to read")
+
+
+def fingerprint(path: Path) -> dict[str, str | int]:
+    """What changes when a file does, without reading all of it: size, time of the last change, hash of both ends."""
+    size = path.stat().st_size
+    ends = hashlib.sha256()
+    with open(path, "rb") as content:
+        ends.update(content.read(_ENDS))
+        content.seek(max(size - _ENDS, 0))
+        ends.update(content.read(_ENDS))
+    return {"size": size, "changed": path.stat().st_mtime_ns, "ends": ends.hexdigest()}
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

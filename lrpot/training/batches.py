@@ -1,0 +1,133 @@
+"""Which structures share a step: a number at most, and edges and atoms at most."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from lrpot.config import TrainingConfig
+from lrpot.data.graphs import Graphs
+from lrpot.errors import DataError
+from lrpot.structure import collate_with_gaps
+
+# Structures in one bucket differ in size by this factor at most: so much of the edges per step may stay unused.
+BUCKET = 1.25
+
+
+class EpochShuffle(Sampler[int]):
+    """A new order every epoch that depends only on seed and epoch, so that a resumed run sees the same batches."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length = length
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        yield from torch.randperm(self.length, generator=generator).tolist()
+
+
+class BucketBatches(Sampler[list[int]]):
+    """Batches of structures of similar size, filled in the order of `EpochShuffle`.
+
+    A bucket fills batches of as many structures as its largest leaves room for; so every epoch has the same number of
+    batches, which the learning rate counts on, and none is larger than it may be. Structures meet only others of their
+    bucket: where sizes differ widely, steps are less mixed than without a limit.
+
+    Attributes:
+        sampler: the order; Lightning tells it the epoch.
+    """
+
+    def __init__(self, sampler: EpochShuffle, bucket: np.ndarray, capacity: np.ndarray) -> None:
+        """
+        Args:
+            bucket: (n,) of each structure. capacity: structures per batch, by bucket.
+        """
+        self.sampler = sampler
+        self.bucket = bucket
+        self.capacity = capacity
+
+    def __len__(self) -> int:
+        counts = np.bincount(self.bucket, minlength=len(self.capacity))
+        return int((-(-counts // self.capacity)).sum())
+
+    def __iter__(self) -> Iterator[list[int]]:
+        filling: list[list[int]] = [[] for _ in self.capacity]
+        for number in self.sampler:
+            bucket = self.bucket[number]
+            filling[bucket].append(number)
+            if len(filling[bucket]) == self.capacity[bucket]:
+                yield filling[bucket]
+                filling[bucket] = []
+        yield from (batch for batch in filling if batch)
+
+
+def train_loader(structures: Graphs, config: TrainingConfig, seed: int) -> DataLoader:
+    """Batches in an order that depends on seed and epoch."""
+    bucket, capacity = buckets(structures, config)
+    batches = BucketBatches(EpochShuffle(len(structures), seed), bucket, capacity)
+    return DataLoader(structures, batch_sampler=batches, collate_fn=collate_with_gaps)  # type: ignore[arg-type]
+
+
+def valid_loader(structures: Graphs, config: TrainingConfig) -> DataLoader:
+    """Batches of structures in their own order, within the same limits."""
+    batches: list[list[int]] = []
+    edges = atoms = 0
+    for number, (n_edges, n_atoms) in enumerate(zip(structures.edges.tolist(), structures.atoms.tolist(), strict=True)):
+        edges, atoms = edges + n_edges, atoms + n_atoms
+        over = (config.max_edges and edges > config.max_edges) or (config.max_atoms and atoms > config.max_atoms)
+        if not batches or over or len(batches[-1]) == config.batch_size:
+            batches.append([])
+            edges, atoms = n_edges, n_atoms
+        batches[-1].append(number)
+    return DataLoader(structures, batch_sampler=batches, collate_fn=collate_with_gaps)  # type: ignore[arg-type]
+
+
+def check_sizes(structures: Graphs, config: TrainingConfig) -> None:
+    """Refuse structures that no step may hold.
+
+    Raises:
+        DataError: names the row, its size and the setting.
+    """
+    for what, limit, sizes in (
+        ("edges", config.max_edges, structures.edges),
+        ("atoms", config.max_atoms, structures.atoms),
+    ):
+        if limit is not None and len(sizes) and sizes.max() > limit:
+            largest = int(sizes.argmax())
+            raise DataError(
+                f"row {structures.rows[largest]} has {sizes[largest]} {what}, more than training.max_{what} = {limit}; "
+                "raise that, or remove the row"
+            )
+
+
+def buckets(structures: Graphs, config: TrainingConfig) -> tuple[np.ndarray, np.ndarray]:
+    """The bucket of each structure (n,), and how many structures of each bucket share a step.
+
+    Without limits there is one bucket, of `batch_size` structures per step.
+    """
+    sizes = [
+        (limit, np.maximum(found, 1).astype(np.float64))
+        for limit, found in ((config.max_edges, structures.edges), (config.max_atoms, structures.atoms))
+        if limit is not None
+    ]
+    if not sizes or not len(structures):
+        return np.zeros(len(structures), dtype=np.int64), np.array([config.batch_size])
+    # the share of a step that a structure takes: what decides how many fit
+    share = np.max([found / limit for limit, found in sizes], axis=0)
+    step = np.floor(np.log(share) / np.log(BUCKET)).astype(np.int64)
+    _, bucket = np.unique(step, return_inverse=True)
+    largest = np.zeros(int(bucket.max()) + 1)
+    np.maximum.at(largest, bucket, share)
+    # a share of exactly 1/3 must leave room for three
+    capacity = np.clip(np.floor(1.0 / largest * (1.0 + 1e-12)), 1, config.batch_size).astype(np.int64)
+    return bucket, capacity

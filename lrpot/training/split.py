@@ -1,0 +1,175 @@
+"""Which structures train, which validate, which test: by ratio, by list, by fold, by formula; kept with the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from lrpot.config import DataConfig
+from lrpot.errors import ConfigError, DataError
+
+PARTS = ("train", "valid", "test")
+
+# What a file of row numbers holds; a split that a run has stored names its files too.
+_ROWS = TypeAdapter(dict[str, list[int]])
+_FILES = TypeAdapter(list[dict[str, str | int]])
+
+# (n,) places of structures, ascending, by part.
+Split = dict[str, np.ndarray]
+
+
+def divide(config: DataConfig, seed: int, rows: np.ndarray, formula: np.ndarray) -> Split:
+    """Divide structures as `config.split` and `config.folds` say.
+
+    Args:
+        config: parts with a file of their own stay empty here.
+        seed: of everything random.
+        rows: (n,) number of each row, ascending. formula: (n,) a number for each reduced formula.
+    Raises:
+        DataError: too few rows or formulas, or a list of rows that does not fit. ConfigError: a list that cannot be
+            read.
+    """
+    if config.split.endswith(".json"):
+        return _listed(config, rows)
+    groups = formula if config.split == "formula" else np.arange(len(rows))
+    kinds, of_row, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(kinds))
+    held = _held_back(config, order, sizes)
+    chosen = {part: np.flatnonzero(np.isin(of_row, held[part])) for part in ("valid", "test")}
+    rest = np.flatnonzero(~np.isin(of_row, np.concatenate([held["valid"], held["test"]])))
+    if len(rest) == 0 or (len(chosen["valid"]) == 0 and not config.valid):
+        what = f"{len(kinds)} formulas" if config.split == "formula" else f"{len(rows)} rows"
+        raise DataError(
+            f"{named(config.train)}: {what} are too few to train on and to hold some back; add rows, or name other "
+            "files with --valid and --test"
+        )
+    return {"train": rest, **chosen}
+
+
+def named(source: str | Sequence[str] | None) -> str:
+    """Files, in a message."""
+    return source if isinstance(source, str) else ", ".join(source or ())
+
+
+def write_split(rows: Mapping[str, Sequence[int]], files: Sequence[Mapping[str, Any]]) -> str:
+    """The text of split.json: rows by part, and the files with their hashes."""
+    return json.dumps({**rows, "files": files})
+
+
+def check_unchanged(path: Path, files: Sequence[Mapping[str, Any]]) -> None:
+    """Compare the data with those that a run began with.
+
+    Args:
+        path: split.json of the run. files: of the data now, as `write_split` takes them.
+    Raises:
+        DataError: they are others; names the first file that was changed.
+    """
+    before = _stored(path)["files"]
+    cure = f"put back what the run in {path.parent} began with, or start anew in another --out"
+    if len(before) != len(files):
+        raise DataError(f"{path}: the run began with {len(before)} files of data, now there are {len(files)}; {cure}")
+    for then, now in zip(before, files, strict=True):
+        if then.get("sha256") != now["sha256"]:
+            raise DataError(f"{now['file']}: was changed since the run began; {cure}")
+
+
+def stored_split(path: Path, rows: np.ndarray) -> Split:
+    """The split of a run from its split.json, for structures of these rows (n,).
+
+    Raises:
+        DataError: it is damaged.
+    """
+    stored = _stored(path)
+    return {part: _places(rows, stored.get(part, []), path, part) for part in PARTS}
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        files = _FILES.validate_python(content.pop("files"))
+        return {**_ROWS.validate_python(content), "files": files}
+    except (OSError, KeyError, ValueError, AttributeError, TypeError) as error:
+        raise DataError(f"{path}: is damaged; start anew in another --out") from error
+
+
+def _held_back(config: DataConfig, order: np.ndarray, sizes: np.ndarray) -> dict[str, np.ndarray]:
+    """Groups that validate and test, in the order in which they are drawn."""
+    n = int(sizes.sum())
+    n_valid = 0 if config.valid or config.folds else max(1, round(config.valid_fraction * n))
+    n_test = 0 if config.test else round(config.test_fraction * n)
+    valid, order = _draw(order, sizes, n_valid)
+    test, order = _draw(order, sizes, n_test)
+    if config.folds and not config.valid:
+        valid = _fold(order, sizes, config.folds, config.fold)
+    return {"valid": valid, "test": test}
+
+
+def _draw(order: np.ndarray, sizes: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+    """Groups from the front that come nearest to a number of rows, and the groups that are left."""
+    taken = np.zeros(len(order), dtype=bool)
+    count = 0
+    for place, size in enumerate(sizes[order].tolist()):
+        if count >= wanted:
+            break
+        if abs(count + size - wanted) < wanted - count:
+            taken[place] = True
+            count += size
+    return order[taken], order[~taken]
+
+
+def _fold(order: np.ndarray, sizes: np.ndarray, folds: int, fold: int) -> np.ndarray:
+    """One of several parts of about as many rows each: the largest group is placed first, each in the smallest part."""
+    counts = np.zeros(folds, dtype=np.int64)
+    chosen = []
+    for group in order[np.argsort(-sizes[order], kind="stable")].tolist():
+        smallest = int(counts.argmin())
+        counts[smallest] += sizes[group]
+        if smallest == fold:
+            chosen.append(group)
+    return np.array(chosen, dtype=np.int64)
+
+
+def _listed(config: DataConfig, rows: np.ndarray) -> Split:
+    path = Path(config.split)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            content.pop("files", None)
+        stored = _ROWS.validate_python(content)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; check the path") from None
+    except (OSError, ValueError, ValidationError) as error:
+        raise ConfigError(f'{path}: is no list of rows; write it as {{"train": [0, 1], "valid": [2]}}') from error
+    unknown = sorted(set(stored) - set(PARTS))
+    if unknown or not stored.get("train"):
+        raise ConfigError(
+            f"{path}: expected the parts train, valid and test, and rows in train; found {', '.join(stored) or 'none'}"
+        )
+    for part, other in (("valid", config.valid), ("test", config.test)):
+        if stored.get(part) and other:
+            raise ConfigError(f"{path}: lists rows for {part}, but data.{part} names a file; leave one of them out")
+    if not stored.get("valid") and not config.valid:
+        raise ConfigError(f"{path}: lists no rows for valid; add them, or name a file with --valid")
+    every = [row for part in PARTS for row in stored.get(part, [])]
+    if len(set(every)) != len(every):
+        twice = next(row for row in every if every.count(row) > 1)
+        raise DataError(f"{path}: lists row {twice} twice; a row belongs to one part")
+    return {part: _places(rows, stored.get(part, []), path, part) for part in PARTS}
+
+
+def _places(rows: np.ndarray, wanted: Sequence[int], path: Path, part: str) -> np.ndarray:
+    """Places of rows by their numbers, ascending."""
+    numbers = np.sort(np.array(wanted, dtype=np.int64))
+    places = np.searchsorted(rows, numbers)
+    absent = (places == len(rows)) | (rows[np.minimum(places, len(rows) - 1)] != numbers)
+    if absent.any():
+        raise DataError(
+            f"{path}: row {numbers[absent][0]} of {part} is not in the data ({len(rows)} rows can be used); "
+            "correct the list"
+        )
+    return places

@@ -1,0 +1,196 @@
+"""Runs that share a cache, lose their data, or are resumed with limits on the size of a step; memory of a large set."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import pytest
+import torch
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from lrpot import fit, load
+from lrpot.data import cache
+from lrpot.errors import DataError, TrainingError
+from lrpot.training import checkpoint
+from tests.unit.training_data import ionic_rows
+
+ROOT = Path(__file__).parents[2]
+
+SETTINGS: dict[str, Any] = {
+    "model.backbone.features": 8,
+    "model.backbone.interactions": 1,
+    "model.backbone.radial_basis": 6,
+    "model.backbone.cutoff": 4.0,
+    "model.kernel.form": "none",
+    "training.max_epochs": 3,
+    "training.batch_size": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """16 rows of 16 atoms and of 2, in two files."""
+    folder = tmp_path_factory.mktemp("data")
+    rows = ionic_rows(16)
+    for name, chosen in (("a.extxyz", rows[:9]), ("b.extxyz", rows[9:])):
+        ase.io.write(folder / name, chosen, format="extxyz")
+    return folder
+
+
+def weights_of(out: Path) -> dict[str, torch.Tensor]:
+    return load(out / "model.pt").state_dict()
+
+
+def assert_same_weights(a: Path, b: Path) -> None:
+    left, right = weights_of(a), weights_of(b)
+    assert left.keys() == right.keys()
+    for name in left:
+        assert torch.equal(left[name], right[name]), name
+
+
+def stop_after_one_epoch(monkeypatch: pytest.MonkeyPatch, *args: Any, **kwargs: Any) -> None:
+    save = checkpoint.SaveEveryEpoch.on_train_epoch_end
+
+    def stop(self: checkpoint.SaveEveryEpoch, *others: Any) -> None:
+        save(self, *others)
+        raise TrainingError("stopped by the test")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.SaveEveryEpoch, "on_train_epoch_end", stop)
+        with pytest.raises(TrainingError, match="stopped by the test"):
+            fit(*args, **kwargs)
+
+
+def test_runs_that_share_a_cache_end_as_those_without_one(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = []
+    build = cache.build_graphs
+
+    def counted(path: Path, *args: Any, **kwargs: Any) -> None:
+        built.append(path.name)
+        build(path, *args, **kwargs)
+
+    monkeypatch.setattr(cache, "build_graphs", counted)
+    pattern = str(data / "*.extxyz")
+    for name, where in (("without", "off"), ("first", str(tmp_path / "cache")), ("second", str(tmp_path / "cache"))):
+        fit(pattern, out=tmp_path / name, settings=SETTINGS | {"data.cache": where}, verbose=False)
+    assert built == ["a.extxyz", "b.extxyz"] * 2
+    assert_same_weights(tmp_path / "without", tmp_path / "first")
+    assert_same_weights(tmp_path / "without", tmp_path / "second")
+    split = json.loads((tmp_path / "second/split.json").read_text())
+    assert sorted(split["train"] + split["valid"] + split["test"]) == list(range(16))
+    assert [(file["part"], file["rows"]) for file in split["files"]] == [("train", 9), ("train", 7)]
+
+
+def test_resume_with_limits_on_a_step_is_bitwise_equal(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [atoms if n % 3 else atoms[:10] for n, atoms in enumerate(ase.io.read(data / "a.extxyz", ":"))]
+    for atoms, whole in zip(rows, ase.io.read(data / "a.extxyz", ":"), strict=True):
+        if len(atoms) < len(whole):
+            atoms.calc = SinglePointCalculator(
+                atoms, energy=whole.get_potential_energy(), forces=whole.get_forces()[:10]
+            )
+    ase.io.write(tmp_path / "rows.extxyz", rows, format="extxyz")
+    settings = SETTINGS | {"training.max_edges": 700, "training.batch_size": 8, "data.test_fraction": 0.0}
+    source = tmp_path / "rows.extxyz"
+    fit(source, out=tmp_path / "whole", settings=settings, verbose=False)
+    stop_after_one_epoch(monkeypatch, source, out=tmp_path / "run", settings=settings, verbose=False)
+    fit(out=tmp_path / "run", resume=True, verbose=False)
+    assert_same_weights(tmp_path / "whole", tmp_path / "run")
+    assert (tmp_path / "whole/metrics.csv").read_text() == (tmp_path / "run/metrics.csv").read_text()
+
+
+def test_resume_reads_the_split_back_and_notices_changed_data(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "rows.extxyz"
+    text = (data / "a.extxyz").read_bytes()
+    source.write_bytes(text)
+    out = tmp_path / "run"
+    stop_after_one_epoch(monkeypatch, source, out=out, settings=SETTINGS, verbose=False)
+    split = json.loads((out / "split.json").read_text())
+    split["train"], split["valid"] = split["train"][1:], split["train"][:1] + split["valid"]
+    (out / "split.json").write_text(json.dumps(split))
+    source.write_bytes(text.replace(b" energy=", b" energy=1", 1))
+    with pytest.raises(DataError, match=r"rows.extxyz: was changed since the run began; put back .*another --out"):
+        fit(out=out, resume=True, verbose=False)
+    source.write_bytes(text)  # at another time: only the content counts
+    fit(out=out, resume=True, verbose=False)
+    after = json.loads((out / "split.json").read_text())
+    assert after == split
+
+
+def test_a_split_is_repeated_by_its_file(data: Path, tmp_path: Path) -> None:
+    source = data / "a.extxyz"
+    fit(source, out=tmp_path / "first", settings=SETTINGS | {"training.seed": 3}, verbose=False)
+    settings = SETTINGS | {"data.split": str(tmp_path / "first/split.json")}
+    fit(source, out=tmp_path / "second", settings=settings, verbose=False)
+    first, second = (json.loads((tmp_path / name / "split.json").read_text()) for name in ("first", "second"))
+    assert first == second
+
+
+# A million rows are one structure, encoded once and written a million times: what is kept of each is what counts.
+LARGE_SET = """
+import sys
+from pathlib import Path
+import numpy as np
+from lrpot.config import TrainingConfig
+from lrpot.data.graphs import COLUMNS, GraphFile, Graphs
+from lrpot.data.readers import to_structure
+from lrpot.data.records import RecordWriter, encode
+from lrpot.training.batches import train_loader, valid_loader
+from tests.unit.graph_data import varied_rows
+
+def megabytes():
+    status = dict(line.split(":") for line in open("/proc/self/status"))
+    return int(status["RssAnon"].split()[0]) / 1024
+
+n = 1_000_000
+structure = to_structure(varied_rows(2)[1], 4.0)
+fields = {name: value for name, value in structure.to_dict().items() if name != "num_nodes"}
+atoms, edges = structure.num_nodes, structure.edge_index.shape[1]
+layout, record = encode(fields, atoms, edges)
+before = megabytes()
+with open(sys.argv[1], "w+b") as file:
+    writer = RecordWriter(file)
+    for _ in range(n):
+        writer.add(layout, record)
+    columns = {"atoms": np.full(n, atoms), "edges": np.full(n, edges), "row": np.arange(n), "formula": np.zeros(n)}
+    columns = {name: values.astype(COLUMNS[name]) for name, values in columns.items()}
+    about = {"kind": "graphs", "key": None, "formulas": ["ClK"], "bad": [], "n_rows": n, "sha256": ""}
+    writer.finish(columns, about)
+    del writer, columns
+    graphs = Graphs([GraphFile(Path("rows"), file, "rows")])
+parts = [graphs.select(np.arange(n) % 10 != 0), graphs.select(np.arange(0, n, 10))]
+config = TrainingConfig(batch_size=64, max_edges=4000)
+seen = 0
+for loader in (train_loader(parts[0], config, 0), valid_loader(parts[1], config)):
+    for number, batch in enumerate(loader):
+        seen += batch.cell.shape[0]
+        if number == 100:
+            break
+few = parts[0].select(np.arange(0, len(parts[0]), 500))
+few.attach({"known_forces": s.positions} for s in few)
+seen += sum(s.known_forces.shape[0] == atoms for s in few)
+in_memory = n * sum(value.nbytes for value in fields.values()) / 2**20
+print(seen, megabytes() - before, in_memory)
+"""
+
+
+@pytest.mark.slow
+def test_a_million_structures_are_never_in_memory(tmp_path: Path) -> None:
+    """Index, split, order and batches of 10^6 structures take a small part of what the structures would."""
+    words = [sys.executable, "-c", LARGE_SET, str(tmp_path / "graphs")]
+    run = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    seen, grown, in_memory = map(float, run.stdout.split())
+    assert seen > 2000
+    assert in_memory > 3000  # MB
+    # 200 bytes of each: its columns, its place, its number in the order of an epoch, its part in a batch
+    assert grown < 1e6 * 200 / 2**20
