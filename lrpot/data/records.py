@@ -114,7 +114,7 @@ class RecordWriter:
             columns: (number of records,) each; what is to be known of all records without reading them.
             about: what is to be known of the file, in types of JSON.
         """
-        own = {
+        own: dict[str, np.ndarray] = {
             # where the last record ends, too
             "offset": np.append(np.asarray(self._offsets, dtype=np.uint64), np.uint64(self._place)),
             "layout": np.asarray(self._layout, dtype=np.uint32),
