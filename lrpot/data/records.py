@@ -77,7 +77,7 @@ def decode(layout: Layout, record: bytes) -> dict[str, Tensor]:
     sizes = {"N": n_atoms, "E": n_edges}
     place, fields = _SIZES.size, {}
     for name, dtype, stored, template in layout:
-        shape = [sizes.get(size, size) for size in template]
+        shape = [sizes[size] if isinstance(size, str) else size for size in template]
         # an array over the bytes, which the conversion then copies: a read-only buffer makes no tensor
         values = np.ndarray(shape, stored, record, place)
         fields[name] = torch.from_numpy(values.astype(dtype))
