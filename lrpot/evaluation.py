@@ -113,7 +113,8 @@ def evaluate_structures(
         for n, structure in enumerate(group):
             n_atoms = structure.num_nodes
             atoms = slice(start, start + n_atoms)
-            own = {name: output[name][atoms].cpu() for name in ("charges", "born_charges") if name in output}
+            present = [name for name in ("charges", "born_charges") if name in output]
+            own = {name: output[name][atoms].cpu() for name in present}
             found = charge_quantities(structure, own)
             found |= {"energy": output["energy"][n] / n_atoms, "forces": output["forces"][atoms]}
             if "stress" in output:
@@ -170,8 +171,9 @@ def predict_structures(
 
         def kind(structure: Structure) -> tuple[bool, bool]:
             labelled = "stress" in structure if stress == "labelled" else bool(stress)
-            born = born_charges and "born_charges" in structure and charges is not None
-            return labelled, born and has_born_charges(type(charges), charges.neutrality, structure.pbc)
+            if charges is None or not born_charges or "born_charges" not in structure:
+                return labelled, False
+            return labelled, has_born_charges(type(charges), charges.neutrality, structure.pbc)
 
         for group in _groups(structures, kind):
             wanted, born = kind(group[0])

@@ -166,7 +166,7 @@ class _Images:
         flags = pbc.cpu().numpy()
         whole = complete_cell(np.where(flags[:, None], cell.detach().cpu().numpy(), 0.0))
         reduced, _ = minkowski_reduce(whole, pbc=flags)
-        self.cell = torch.as_tensor(reduced, dtype=cell.dtype, device=cell.device)
+        self.cell = torch.as_tensor(np.array(reduced), dtype=cell.dtype, device=cell.device)
         self.pbc = pbc.to(cell.dtype)
         steps = [torch.tensor([-1.0, 0.0, 1.0] if flag else [0.0]).to(cell) for flag in flags]
         # in a reduced cell the shortest image of a wrapped vector is one of these

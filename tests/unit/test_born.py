@@ -44,6 +44,13 @@ def wide_crystal() -> Structure:
     return s
 
 
+def near_charges(make_potential: MakePotential) -> Potential:
+    """Environment charges that know their nearest surroundings only, and follow them closely."""
+    model = make_potential("coulomb", charges="environment", backbone=NEAR).requires_grad_(False)
+    model.long.charges.network.last.weight *= 10.0
+    return model
+
+
 def at(s: Structure, positions: Tensor) -> Structure:
     charge = float(s.total_charge)
     return add_edges(make_structure(s.numbers, positions, s.cell[0], s.pbc[0], total_charge=charge), 4.0)
@@ -116,7 +123,7 @@ def test_born_charges_of_a_crystal_are_slopes_of_its_polarisation_along_a_path(
     pbc: list[bool], make_potential: MakePotential
 ) -> None:
     """Two points of the path of an atom; the cell is cut open opposite to it, where no charge feels it."""
-    model = make_potential("coulomb", charges="environment", backbone=NEAR).requires_grad_(False)
+    model = near_charges(make_potential)
     s = with_pbc(wide_crystal(), pbc)
     atom, repeats = 7, s.pbc[0].double()
 
@@ -136,7 +143,7 @@ def test_born_charges_of_a_crystal_are_slopes_of_its_polarisation_along_a_path(
 
 def test_an_atom_in_a_crystal_is_one_inside_a_large_piece_of_it(make_potential: MakePotential) -> None:
     """The piece takes the other road, without images."""
-    model, s = make_potential("coulomb", charges="environment", backbone=NEAR), wide_crystal()
+    model, s = near_charges(make_potential), wide_crystal()
     shifts = torch.tensor(list(product((-1.0, 0.0, 1.0), repeat=3)), dtype=torch.float64) @ s.cell[0]
     positions = (s.positions + shifts[:, None]).reshape(-1, 3)
     numbers = s.numbers.repeat(len(shifts))
@@ -178,7 +185,7 @@ def test_acoustic_sum_rule(
 
 
 def test_sum_rule_is_reported_and_enforced(make_potential: MakePotential) -> None:
-    model = make_potential("coulomb", charges="environment", backbone=NEAR)
+    model = near_charges(make_potential)
     atoms = rock_salt(2)
     atoms.info["charge"] = 0.4
     atoms.arrays["born_charges"] = np.zeros(5 * len(atoms)).reshape(len(atoms), 5)  # a bad label is of no interest

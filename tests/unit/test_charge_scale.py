@@ -11,13 +11,16 @@ import pytest
 import torch
 
 from lrpot import plots
+from lrpot.build import build_potential
 from lrpot.charge_scale import SCALES, ErrorAlongScale, errors_along_scale
 from lrpot.charges import CHARGES
+from lrpot.config import make_config
 from lrpot.data.readers import to_structure
 from lrpot.evaluation import Evaluation, evaluate_structures
 from lrpot.potential import Potential
 from lrpot.structure import Structure
 from tests.unit.test_plots import is_picture
+from tests.unit.test_training import SMALL
 from tests.unit.training_data import ionic_rows
 
 MakePotential = Callable[..., Potential]
@@ -82,10 +85,7 @@ def test_total_charges_are_multiplied_with_equilibrated_ones(
 def test_charges_of_the_wrong_size_are_found() -> None:
     """Labels of charges of 0.7 e and a repulsion, which a model without a network leaves: 0.5 e want to be 1.4 times
     as large."""
-    from lrpot.build import build_potential
-    from lrpot.config import make_config
-
-    model = build_potential(make_config(None, {"model.backbone.cutoff": 4.0}).model, [11, 17])
+    model = build_potential(make_config(None, SMALL).model, [11, 17])
     model.long.charges.set_values({11: 0.5, 17: -0.5})
     data = [to_structure(atoms, 4.0) for atoms in ionic_rows(4)]
     for s in data:
