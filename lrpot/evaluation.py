@@ -114,7 +114,7 @@ def evaluate_structures(
             n_atoms = structure.num_nodes
             atoms = slice(start, start + n_atoms)
             present = [name for name in ("charges", "born_charges") if name in output]
-            own = {name: output[name][atoms].cpu() for name in present}
+            own: dict[str, Tensor] = {name: output[name][atoms].cpu() for name in present}
             found = charge_quantities(structure, own)
             found |= {"energy": output["energy"][n] / n_atoms, "forces": output["forces"][atoms]}
             if "stress" in output:

@@ -199,14 +199,15 @@ def charge_scale(errors: Mapping[str, ErrorAlongScale], path: str | Path) -> Pat
             axis.plot(SCALES, [along.rmse(s) for s in SCALES], "o-", ms=4, color=_COLOURS[0])
             low, high = max(along.best - along.width, SCALES[0]), min(along.best + along.width, SCALES[-1])
             if low < high:
-                axis.axvspan(low, high, color=_COLOURS[2], alpha=0.15, lw=0)
+                label = "mean square error at most doubled"
+                axis.axvspan(low, high, color=_COLOURS[2], alpha=0.15, lw=0, label=label)
             if SCALES[0] <= along.best <= SCALES[-1]:
                 axis.axvline(along.best, color=_COLOURS[2], lw=1.2, label=f"best: {along.best:.3f} ± {along.width:.2g}")
-                axis.legend(fontsize=8)
-            axis.axvline(1.0, color="0.4", lw=0.8, ls="--")
+            axis.axvline(1.0, color="0.4", lw=0.8, ls="--", label="the model")
             axis.set_ylim(bottom=0.0)
+            axis.legend(fontsize=8, loc="lower left")
             quantity = "energy per atom, offsets refitted" if name == "energy" else name
-            axis.set(xlabel="all charges times", ylabel=f"RMSE, {quantity} ({UNITS[name]})", title="network frozen")
+            axis.set(xlabel="all charges times", ylabel=f"RMSE ({UNITS[name]})", title=f"{quantity}; network frozen")
         return _save(figure, path)
 
 

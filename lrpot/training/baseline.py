@@ -150,7 +150,7 @@ def charge_scales(
             atoms = slice(start, start + structure.num_nodes)
             start = atoms.stop
             present = [name for name in ("charges", "born_charges") if name in output]
-            own = {name: output[name][atoms].cpu() for name in present}
+            own: dict[str, Tensor] = {name: output[name][atoms].cpu() for name in present}
             for label, value in charge_quantities(structure, own).items():
                 if label in labels and label in structure:
                     defined = structure[label].isfinite()
