@@ -47,9 +47,10 @@ def charge_warnings(done: list[dict[str, Any]], config: FitConfig) -> list[str]:
     Args:
         done: the entries of the start and of all stages so far, with "stage" and "charge_sizes", e.
     """
-    before, now = done[0]["charge_sizes"], done[-1]["charge_sizes"]
+    # a run that an earlier version began has no sizes of its start
+    before, now = done[0].get("charge_sizes"), done[-1]["charge_sizes"]
     fitted = done[-1]["stage"] > 0 and "long" in plan(config)[done[-1]["stage"] - 1].trained
-    if not now or not fitted or max(now.values()) >= COLLAPSED or max(before.values()) < COLLAPSED:
+    if not before or not now or not fitted or max(now.values()) >= COLLAPSED or max(before.values()) < COLLAPSED:
         return []
     sizes = ", ".join(f"{symbol} {size:.5f}" for symbol, size in now.items())
     return [

@@ -126,7 +126,13 @@ def test_scales_are_what_is_left_of_the_labels(structures: list[Structure]) -> N
 
 @pytest.mark.parametrize(
     ("kind", "label"),
-    [(kind, label) for kind in CHARGES for label in CHARGE_LABELS],
+    [
+        pytest.param(
+            kind, label, marks=[pytest.mark.slow] if (kind, label) == ("equilibration", "born_charges") else []
+        )
+        for kind in CHARGES
+        for label in CHARGE_LABELS
+    ],
 )
 def test_every_kind_of_charges_learns_from_every_label(kind: str, label: str, structures: list[Structure]) -> None:
     chosen = [copy.copy(s) for s in (structures[2:] if label == "dipole" else structures[:1])]
@@ -307,6 +313,8 @@ def test_charges_that_did_not_collapse_are_not_warned_of() -> None:
     # the first stage of both fits no charges
     for schedule in ("published", "physical-start"):
         assert charge_warnings(entries(0.9, 0.0), config(training__schedule=schedule)) == []
+    resumed = [{"stage": 0}, *entries(0.9, 0.02)[1:]]
+    assert charge_warnings(resumed, config(training__stages=1)) == []
     none = [{"stage": n, "charge_sizes": {}} for n in range(2)]
     assert charge_warnings(none, config(model__kernel__form="none")) == []
 
