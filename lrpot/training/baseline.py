@@ -9,9 +9,10 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from lrpot.charges import EquilibratedCharges
+from lrpot.charges.polarisation import charge_quantities
 from lrpot.evaluation import predict_structures
 from lrpot.potential import Potential, geometry_of
-from lrpot.structure import LABELS, Structure, batch_index, edge_vectors
+from lrpot.structure import CHARGE_LABELS, LABELS, Structure, batch_index, edge_vectors
 
 # Residuals smaller than this (eV, eV/A) are rounding of the labels; dividing by less would amplify it.
 SMALLEST_SCALE = 1e-9
@@ -128,6 +129,38 @@ def residual_scales(structures: Sequence[Structure]) -> dict[str, float]:
     if stress:
         scales["stress"] = _rms(torch.cat(stress))
     return {label: max(scale, SMALLEST_SCALE) for label, scale in scales.items()}
+
+
+def charge_scales(
+    model: Potential, structures: Sequence[Structure], labels: Iterable[str], parts: Iterable[str]
+) -> dict[str, float]:
+    """Root mean square of label - prediction of labels of the charges: 1 in the loss. Empty where the parts have no
+    charges.
+
+    Not less than a hundredth of the labels: charges that start right must not drown the forces in their rounding.
+    """
+    labels = set(labels)
+    chosen = [s for s in structures if labels & set(s.keys())]
+    known: dict[str, list[Tensor]] = {}
+    left: dict[str, list[Tensor]] = {}
+    born = "born_charges" in labels
+    for group, output in predict_structures(model, chosen, born_charges=born, parts=parts):
+        start = 0
+        for structure in group:
+            atoms = slice(start, start + structure.num_nodes)
+            start = atoms.stop
+            present = [name for name in ("charges", "born_charges") if name in output]
+            own: dict[str, Tensor] = {name: output[name][atoms].cpu() for name in present}
+            for label, value in charge_quantities(structure, own).items():
+                if label in labels and label in structure:
+                    defined = structure[label].isfinite()
+                    known.setdefault(label, []).append(structure[label][defined])
+                    left.setdefault(label, []).append((value - structure[label])[defined])
+    return {
+        label: max(_rms(torch.cat(left[label])), 1e-2 * _rms(torch.cat(known[label])), SMALLEST_SCALE)
+        for label in CHARGE_LABELS
+        if label in left
+    }
 
 
 def _residual_forces(structures: Sequence[Structure]) -> Tensor | None:
