@@ -26,7 +26,7 @@ from lrpot.console import Console
 
 SIZES = {"F=64, 3 interactions (default)": (64, 3), "F=128, 3 interactions": (128, 3)}
 STEPS = 5  # of MD in one measurement
-LARGE = (12, 19)  # repeats of the primitive cell: 3,456 and 13,718 atoms
+LARGE = (6, 8, 12)  # repeats of the cubic cell: 1,728, 4,096 and 13,824 atoms
 
 
 def main() -> None:
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def share_of_long_range(repeats: int, threads: int) -> dict[str, Any]:
-    atoms = rattled(bulk("NaCl", "rocksalt", a=5.64).repeat(repeats))
+    atoms = rattled(bulk("NaCl", "rocksalt", a=5.64, cubic=True).repeat(repeats))
     network = make_network(64, 3)
     cases = {
         "network + long range": md(atoms, LRCalculator(same_in_lrpot(network, "coulomb"), dtype="float32"), steps=1),

@@ -14,10 +14,10 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from ase import Atoms
 from ase.build import bulk
-from calculator import _caller
 from timing import alternate, machine, median_ratio, write
 
 from lrpot import LRCalculator
@@ -61,6 +61,17 @@ def main() -> None:
     Console().table("charges of a batch alone", ["atoms", "factorised (ms)", "iterations (ms)"], rows)
     content = {"machine": machine(), "records": records, "peak_gb": peak, "solutions": solutions}
     print("wrote", write("charges", content))
+
+
+def _caller(atoms: Atoms, calculator: LRCalculator) -> Callable[[], object]:
+    atoms, rng = atoms.copy(), np.random.default_rng(0)
+    atoms.calc = calculator
+
+    def call() -> object:
+        atoms.positions += 1e-3 * rng.normal(size=atoms.positions.shape)
+        return atoms.get_forces()
+
+    return call
 
 
 def _size(repeat: int, rounds: int, dtype: str) -> dict[str, Any]:

@@ -41,6 +41,7 @@ NEAR = 1.5  # times LIMIT: a faster setting with at most this error is named bel
 TOLERANCES = (1e-2, 5e-3, 2e-3, 1e-3, 5e-4)
 
 MAX_PLAIN = 4096  # atoms in one cell for which a sum of N x K phases is affordable
+MAX_EWALD = 216  # beyond it nvalchemi's Ewald sum takes seconds to minutes a call
 MIN_FINUFFT = 1728
 MAX_MESH = 1 << 25  # points; beyond it torch-pme's arrays do not fit into 24 GB
 
@@ -450,7 +451,7 @@ PEERS = (
     Peer("dense autograd", "torch", no_settings, dense, largest=MAX_PLAIN),
     Peer("torch-pme P3M", "torch-pme", torchpme_settings("P3M", (2, 3, 4, 5)), torchpme),
     Peer("torch-pme PME", "torch-pme", torchpme_settings("PME", (3, 4, 5, 6, 7)), torchpme),
-    Peer("nvalchemi Ewald", "nvalchemi-toolkit-ops", no_settings, nvalchemi_ewald, largest=MAX_PLAIN),
+    Peer("nvalchemi Ewald", "nvalchemi-toolkit-ops", no_settings, nvalchemi_ewald, largest=MAX_EWALD),
     Peer("nvalchemi PME", "nvalchemi-toolkit-ops", nvalchemi_pme_settings, nvalchemi_pme),
     Peer("nvalchemi Ewald, batched", "nvalchemi-toolkit-ops", no_settings, nvalchemi_ewald, batched=True),
     Peer("nvalchemi PME, batched", "nvalchemi-toolkit-ops", nvalchemi_pme_settings, nvalchemi_pme, batched=True),

@@ -30,12 +30,14 @@ def tables() -> list[str]:
     """In the order of the README."""
     return [
         demo(read("demo")),
-        dft(read("dft_nacl")),
+        transfer(read("size_transfer")),
+        electrolyte(read("electrolyte")),
         steps(read("calculator")),
         large(read("calculator")),
         painn(read("painn")),
         others(read("dimenetpp"), read("equivariant")),
         accuracy(read("equivariant_accuracy")),
+        charge_models(read("charges")),
         reciprocal(read("kspace")),
         builder(read("nacl_builder")),
     ]
@@ -173,24 +175,49 @@ def builder(result: dict[str, Any]) -> str:
     return table(("`lrpot data nacl --jobs 2`, atoms", "rows", "structures/s"), rows)
 
 
-def dft(result: dict[str, Any]) -> str:
+def transfer(result: dict[str, Any]) -> str:
+    columns = ["mean absolute error, F (eV/Å)"]
+    rows: dict[str, list[str]] = {}
+    for crystal, records in result["records"].items():
+        columns += [f"{crystal}, 64 atoms", "512 atoms", "charges (e)"]
+        for name, record in records.items():
+            row = rows.setdefault(name, [])
+            row += [f"{record[size]['forces']['mae']:.1e}" for size in ("64 atoms", "512 atoms")]
+            row.append(", ".join(f"{symbol} {charge:+.2f}" for symbol, charge in record["charges"].items()) or "-")
+    return table(tuple(columns), [(name, *row) for name, row in rows.items()])
+
+
+def electrolyte(result: dict[str, Any]) -> str:
+    rows = []
+    for name, record in result["records"].items():
+        charges = record.get("charges", {})
+        rows.append(
+            (
+                name,
+                f"{1e3 * record['energy']['rmse']:.2f}",
+                f"{1e3 * record['energy']['mae']:.2f}",
+                f"{1e3 * record['forces']['rmse']:.0f}",
+                f"{1e3 * record['forces']['mae']:.0f}",
+                ", ".join(f"{s} {q['mean']:+.2f} ± {q['spread']:.2f}" for s, q in charges.items()) or "-",
+            )
+        )
+    columns = ("E RMSE (meV/atom)", "MAE", "F RMSE (meV/Å)", "MAE", "charges, mean ± spread (e)")
+    return table((f"NaCl in water, {result['train']} rows", *columns), rows)
+
+
+def charge_models(result: dict[str, Any]) -> str:
     rows = [
         (
-            name,
-            *(f"{record['64 atoms'][label]['mae']:.1e}" for label in ("energy", "forces")),
-            f"{record['512 atoms']['forces']['mae']:.1e}",
-            ", ".join(f"{symbol} {charge:+.2f}" for symbol, charge in record["charges"].items()),
+            f"{record['atoms']:,}",
+            record["dtype"],
+            *(f"{value:.0f}" for value in record["milliseconds"].values()),
+            *(f"{value:.2f}x" for value in record["ratios"].values()),
         )
-        for name, record in result["records"].items()
+        for record in result["records"]
     ]
-    columns = (
-        "mean absolute error",
-        "64 atoms, E (eV/atom)",
-        "64 atoms, F (eV/Å)",
-        "512 atoms, F (eV/Å)",
-        "charges (e)",
-    )
-    return table(columns, rows)
+    first = result["records"][0]
+    names = [*(f"{kind} (ms)" for kind in first["milliseconds"]), *(f"{kind} / embedding" for kind in first["ratios"])]
+    return table(("E + F by charge model, atoms", "precision", *names), rows)
 
 
 def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

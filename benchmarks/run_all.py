@@ -6,7 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = ("nacl_builder.py", "calculator.py", "painn.py", "dimenetpp.py", "equivariant.py", "kspace.py", "demo.py")
+SCRIPTS = (
+    "nacl_builder.py",
+    "calculator.py",
+    "painn.py",
+    "dimenetpp.py",
+    "equivariant.py",
+    "charges.py",
+    "kspace.py",
+    "demo.py",
+)
 
 if __name__ == "__main__":
     for script in SCRIPTS:

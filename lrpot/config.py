@@ -288,10 +288,24 @@ class TrainingConfig(_Section):
     energy_weight: float = Field(1.0, ge=0, description="Weight of the energy per atom in the loss.")
     force_weight: float = Field(1.0, ge=0, description="Weight of the forces in the loss.")
     stress_weight: float = Field(0.1, ge=0, description="Weight of the stress in the loss, where it is labelled.")
+    charge_weight: float = Field(0.0, ge=0, description="Weight of the charges in the loss, where they are labelled.")
+    dipole_weight: float = Field(
+        0.0, ge=0, description="Weight of the dipole in the loss, of neutral molecules and slabs that are labelled."
+    )
+    born_weight: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of the Born charges in the loss, where they are labelled. With environment charges a step "
+        "on crystals takes as many backward passes as the largest of them has atoms.",
+    )
     gradient_clip: float = Field(10.0, gt=0, description="Largest norm of the gradient of the loss.")
     dtype: Literal["float32", "float64"] = Field("float32", description="Precision of the network in training.")
     device: str = Field("cpu", description="cpu, cuda, cuda:1, ...")
     seed: int = Field(0, ge=0, description="Seed of weights, split and order.")
+
+
+# The weight of each label of the charges, by the name of the label.
+CHARGE_WEIGHTS = {"charges": "charge_weight", "dipole": "dipole_weight", "born_charges": "born_weight"}
 
 
 class FitConfig(_Section):
@@ -306,6 +320,13 @@ class FitConfig(_Section):
         form, schedule = self.model.kernel.form, self.training.schedule
         if schedule == "physics-first" and form == "none":
             raise ValueError("schedule physics-first needs a long-range part, but kernel.form is none; choose coulomb")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_have_charges(self) -> FitConfig:
+        weights = [name for name in CHARGE_WEIGHTS.values() if getattr(self.training, name) > 0]
+        if weights and self.model.kernel.form == "none":
+            raise ValueError(f"training.{weights[0]} needs charges, but kernel.form is none; choose coulomb")
         return self
 
     @property

@@ -1,4 +1,5 @@
-"""How far a model is from labelled structures: errors of energy per atom, forces and stress; its charges there."""
+"""How far a model is from labelled structures: errors of energy per atom, forces, stress, charges, dipoles and Born
+charges; its charges there."""
 
 from __future__ import annotations
 
@@ -10,13 +11,18 @@ import torch
 from ase.data import chemical_symbols
 from torch import Tensor
 
+from lrpot.charges.polarisation import acoustic_sum, charge_quantities, has_born_charges
 from lrpot.potential import PARTS, Potential
-from lrpot.structure import Structure, collate
+from lrpot.structure import CHARGE_LABELS, LABELS, Structure, collate
 
 # Edges evaluated at once; bounds the memory of a batch (about 1 GB at 64 features).
 MAX_EDGES = 60_000
 
 UNITS = {"energy": "eV/atom", "forces": "eV/A", "stress": "eV/A^3"}
+UNITS |= {"charges": "e", "dipole": "e A", "born_charges": "e"}
+
+# Everything that has errors, in the order in which they are told.
+QUANTITIES = LABELS + CHARGE_LABELS
 
 
 @dataclass
@@ -24,11 +30,13 @@ class Evaluation:
     """Predictions beside labels.
 
     Attributes:
-        reference, predicted: by quantity ("energy" per atom, "forces", "stress"), one flat tensor each, for the
+        reference, predicted: by quantity (`QUANTITIES`, "energy" per atom), one flat tensor each, for the
             structures that carry the label.
         n_structures, n_atoms: how many were evaluated.
         numbers, charges: (N,) atomic numbers and charges in e; empty if the model has no charges.
         energy_long, energy_network: (G,), eV/atom, E_long and E_short without the offsets of the elements.
+        acoustic_sums: (G', 3, 3), e, what the predicted Born charges add up to in each structure that has labels of
+            them, less its total charge.
     """
 
     reference: dict[str, Tensor] = field(default_factory=dict)
@@ -39,6 +47,7 @@ class Evaluation:
     charges: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
     energy_long: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
     energy_network: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
+    acoustic_sums: Tensor = field(default_factory=lambda: torch.empty(0, 3, 3, dtype=torch.float64))
 
     def charges_by_element(self) -> dict[str, dict[str, float]]:
         """{symbol: {mean, spread, min, max}}, e; the spread is the standard deviation."""
@@ -56,6 +65,12 @@ class Evaluation:
             return {}
         long, network = float(self.energy_long.abs().mean()), float(self.energy_network.abs().mean())
         return {"energy_long": long, "energy_network": network, "share": long / max(long + network, 1e-300)}
+
+    def acoustic_sum(self) -> dict[str, float]:
+        """Root mean square and largest component of `acoustic_sums`, e; empty without Born charges."""
+        if len(self.acoustic_sums) == 0:
+            return {}
+        return {"rms": float((self.acoustic_sums**2).mean().sqrt()), "max": float(self.acoustic_sums.abs().max())}
 
     def errors(self) -> dict[str, Any]:
         """{quantity: {mae, rmse, max, unit}}, n_structures and n_atoms; ready for JSON."""
@@ -80,11 +95,13 @@ def evaluate_structures(
         model: any precision, any device.
         structures: with edges up to the model's cutoff.
         progress: called with the number of structures done.
+
+    Born charges are compared where a structure has them and the model's charges determine them.
     """
     parts: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
     result = Evaluation()
-    charges, numbers, long, network = [], [], [], []
-    for group, output in predict_structures(model, structures, stress="labelled"):
+    charges, numbers, long, network, sums = [], [], [], [], []
+    for group, output in predict_structures(model, structures, stress="labelled", born_charges=True):
         start = 0
         if "charges" in output:
             sizes = torch.tensor([s.num_nodes for s in group], dtype=torch.float64)
@@ -95,24 +112,34 @@ def evaluate_structures(
             network.append((output["energy_short"].cpu() - offsets) / sizes)
         for n, structure in enumerate(group):
             n_atoms = structure.num_nodes
-            pairs = {
-                "energy": (output["energy"][n : n + 1] / n_atoms, "energy" in structure),
-                "forces": (output["forces"][start : start + n_atoms].reshape(-1), "forces" in structure),
-                "stress": (output["stress"][n].reshape(-1), True) if "stress" in output else (None, False),
-            }
-            for name, (predicted, labelled) in pairs.items():
-                if labelled and predicted is not None:
-                    reference = structure[name].reshape(-1) / (n_atoms if name == "energy" else 1)
+            atoms = slice(start, start + n_atoms)
+            present = [name for name in ("charges", "born_charges") if name in output]
+            own: dict[str, Tensor] = {name: output[name][atoms].cpu() for name in present}
+            found = charge_quantities(structure, own)
+            found |= {"energy": output["energy"][n] / n_atoms, "forces": output["forces"][atoms]}
+            if "stress" in output:
+                found["stress"] = output["stress"][n]
+            for name in QUANTITIES:
+                if name in found and name in structure:
+                    reference = structure[name].reshape(-1).cpu() / (n_atoms if name == "energy" else 1)
+                    known = reference.isfinite()  # a dipole has components that are not defined
                     references, predictions = parts.setdefault(name, ([], []))
-                    references.append(reference.cpu())
-                    predictions.append(predicted.cpu())
+                    references.append(reference[known])
+                    predictions.append(found[name].reshape(-1).cpu()[known])
+            if "born_charges" in own:
+                unit = torch.eye(3, dtype=torch.float64)
+                sums.append(acoustic_sum(structure, own["born_charges"]) - structure.total_charge.cpu() * unit)
             start += n_atoms
             result.n_structures += 1
             result.n_atoms += n_atoms
         if progress is not None:
             progress(result.n_structures)
-    for name, (references, predictions) in parts.items():
-        result.reference[name], result.predicted[name] = torch.cat(references), torch.cat(predictions)
+    for name in QUANTITIES:
+        references, predictions = parts.get(name, ([], []))
+        if sum(map(len, references)):
+            result.reference[name], result.predicted[name] = torch.cat(references), torch.cat(predictions)
+    if sums:
+        result.acoustic_sums = torch.cat(sums)
     if charges:
         result.numbers, result.charges = torch.cat(numbers), torch.cat(charges)
         result.energy_long, result.energy_network = torch.cat(long), torch.cat(network)
@@ -121,38 +148,48 @@ def evaluate_structures(
 
 def predict_structures(
     model: Potential,
-    structures: Sequence[Structure],
+    structures: Iterable[Structure],
     *,
     stress: bool | str = False,
+    born_charges: bool = False,
     parts: Iterable[str] = PARTS,
 ) -> Iterator[tuple[list[Structure], dict[str, Tensor]]]:
     """Evaluate structures in groups of bounded memory, in order.
 
     Args:
         stress: whether to compute it; "labelled": in the groups whose structures all carry the label.
+        born_charges: whether to compute them for those that carry the label, as far as `has_born_charges`.
     Yields:
         the structures of a group and the output of `Potential.forward` for them.
     """
     device = next(model.parameters()).device
+    charges = None if model.long is None else model.long.charges
     trainable = [p for p in model.parameters() if p.requires_grad]
     for p in trainable:
         p.requires_grad_(False)  # derivatives by positions only: less work, and the kernel may be cached
     try:
-        for group in _groups(structures, labelled_apart=stress == "labelled"):
-            wanted = "stress" in group[0] if stress == "labelled" else bool(stress)
-            yield group, model(collate(group).to(device), stress=wanted, parts=parts)
+
+        def kind(structure: Structure) -> tuple[bool, bool]:
+            labelled = "stress" in structure if stress == "labelled" else bool(stress)
+            if charges is None or not born_charges or "born_charges" not in structure:
+                return labelled, False
+            return labelled, has_born_charges(type(charges), charges.neutrality, structure.pbc)
+
+        for group in _groups(structures, kind):
+            wanted, born = kind(group[0])
+            yield group, model(collate(group).to(device), stress=wanted, born_charges=born, parts=parts)
     finally:
         for p in trainable:
             p.requires_grad_(True)
 
 
-def _groups(structures: Sequence[Structure], *, labelled_apart: bool) -> Iterator[list[Structure]]:
+def _groups(structures: Iterable[Structure], kind: Callable[[Structure], object]) -> Iterator[list[Structure]]:
+    """Structures of one kind, one after the other, as many as may be evaluated at once."""
     group: list[Structure] = []
     edges = 0
     for structure in structures:
         size = structure.edge_index.shape[1]
-        differs = bool(group) and labelled_apart and ("stress" in structure) != ("stress" in group[0])
-        if group and (edges + size > MAX_EDGES or differs):
+        if group and (edges + size > MAX_EDGES or kind(structure) != kind(group[0])):
             yield group
             group, edges = [], 0
         group.append(structure)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lrpot.analysis import energy_drift
+from lrpot.charge_scale import SCALES, ErrorAlongScale
 from lrpot.charges.prefit import LONGER, Prefit
-from lrpot.evaluation import UNITS, Evaluation
+from lrpot.evaluation import QUANTITIES, UNITS, Evaluation
 from lrpot.files import atomic_path
 from lrpot.potential import Potential
-from lrpot.structure import LABELS
 from lrpot.units import COULOMB_CONSTANT
 
 _STYLE: Any = {
@@ -40,7 +40,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 
 def parity(evaluation: Evaluation, path: str | Path, title: str = "") -> Path:
     """Predicted against reference, with the errors below each other: one column per quantity."""
-    names = [name for name in LABELS if name in evaluation.reference]
+    names = [name for name in QUANTITIES if name in evaluation.reference]
     errors = evaluation.errors()
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(
@@ -52,7 +52,7 @@ def parity(evaluation: Evaluation, path: str | Path, title: str = "") -> Path:
             reference, difference = _thinned(reference, difference)
             top.plot(reference, reference + difference, ".", ms=3, alpha=0.5, color=_COLOURS[0], rasterized=True)
             top.axline((reference[0], reference[0]), slope=1, color="0.4", lw=0.8, zorder=0)
-            quantity = "energy per atom" if name == "energy" else name
+            quantity = "energy per atom" if name == "energy" else name.replace("_", " ")
             top.set(ylabel=f"predicted {quantity} ({UNITS[name]})", title=_error_line(errors[name]))
             bottom.plot(reference, difference, ".", ms=3, alpha=0.5, color=_COLOURS[0], rasterized=True)
             bottom.axhline(0.0, color="0.4", lw=0.8, zorder=0)
@@ -71,20 +71,21 @@ def learning_curves(stages: Sequence[dict[str, Any]], path: str | Path) -> Path:
     Args:
         stages: with "title" and "history", records with "epoch" and errors by label.
     """
-    names = [name for name in LABELS if name in stages[0]["history"][0]]
+    names = [name for name in QUANTITIES if any(name in stage["history"][0] for stage in stages)]
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(1, len(names), figsize=(4.6 * len(names), 3.6), squeeze=False)
         for name, axis in zip(names, axes[0], strict=True):
             start = 0
             for number, stage in enumerate(stages):
                 epochs = [start + record["epoch"] for record in stage["history"]]
-                values = [record[name] for record in stage["history"]]
+                # a stage that leaves the charges alone has no errors of them
+                values = [record.get(name, math.nan) for record in stage["history"]]
                 label = f"{number + 1}: {stage['title']}"
                 axis.semilogy(epochs, values, ".-", ms=3, lw=1.2, color=_COLOURS[number % 5], label=label)
                 start = epochs[-1] + 1
                 if number + 1 < len(stages):
                     axis.axvline(start - 0.5, color="0.6", lw=0.8, ls=":")
-            axis.set(xlabel="epoch", ylabel=f"validation MAE, {name} ({UNITS[name]})")
+            axis.set(xlabel="epoch", ylabel=f"validation MAE, {name.replace('_', ' ')} ({UNITS[name]})")
         figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper left", ncols=len(stages), fontsize=8)
         return _save(figure, path)
 
@@ -182,6 +183,31 @@ def charges(fit: Prefit, path: str | Path) -> Path:
         right.set_xticks(range(len(pairs)), names, rotation=90 if len(pairs) > 6 else 0)
         right.set(ylabel="product of charges (e²)", title="every pair of elements")
         right.legend(fontsize=8)
+        return _save(figure, path)
+
+
+def charge_scale(errors: Mapping[str, ErrorAlongScale], path: str | Path) -> Path:
+    """Errors against the factor by which all charges are multiplied while the network stays as it is; the band is
+    where the mean square error is less than twice its least value.
+
+    Args:
+        errors: by quantity, at least one.
+    """
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(1, len(errors), figsize=(4.8 * len(errors), 3.8), squeeze=False)
+        for axis, (name, along) in zip(axes[0], errors.items(), strict=True):
+            axis.plot(SCALES, [along.rmse(s) for s in SCALES], "o-", ms=4, color=_COLOURS[0])
+            low, high = max(along.best - along.width, SCALES[0]), min(along.best + along.width, SCALES[-1])
+            if low < high:
+                label = "mean square error at most doubled"
+                axis.axvspan(low, high, color=_COLOURS[2], alpha=0.15, lw=0, label=label)
+            if SCALES[0] <= along.best <= SCALES[-1]:
+                axis.axvline(along.best, color=_COLOURS[2], lw=1.2, label=f"best: {along.best:.3f} ± {along.width:.2g}")
+            axis.axvline(1.0, color="0.4", lw=0.8, ls="--", label="the model")
+            axis.set_ylim(bottom=0.0)
+            axis.legend(fontsize=8, loc="lower left")
+            quantity = "energy per atom, offsets refitted" if name == "energy" else name
+            axis.set(xlabel="all charges times", ylabel=f"RMSE ({UNITS[name]})", title=f"{quantity}; network frozen")
         return _save(figure, path)
 
 

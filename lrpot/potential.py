@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from lrpot.backbones.messages import positions_only
-from lrpot.charges import ChargeModel
+from lrpot.charges import ChargeModel, polarisation
 from lrpot.errors import StructureError
 from lrpot.kspace import Electrostatics, Geometry, ReciprocalSum
 from lrpot.structure import batch_index, edge_vectors
@@ -153,6 +153,7 @@ class Potential(nn.Module):
         *,
         forces: bool = True,
         stress: bool = False,
+        born_charges: bool | Tensor = False,
         create_graph: bool = False,
         parts: Iterable[str] = PARTS,
     ) -> dict[str, Tensor]:
@@ -161,28 +162,41 @@ class Potential(nn.Module):
         Args:
             batch: one structure or a batch, with edges up to `cutoff`; not changed.
             forces, stress: whether to compute them.
+            born_charges: whether to compute them (see `lrpot.charges.polarisation`), or (G,) bool of which structures.
             create_graph: keep the derivatives differentiable, for training on them.
             parts: which of "offset", "short" and "long" (what the model does not have is zero).
         Returns:
             energy, energy_short, energy_long: (G,), eV; forces: (N, 3), eV/A; stress: (G, 3, 3), eV/A^3, positive
-            under tension; charges: (N, C), e, if the model has any. All float64 (charges: see `set_precision`).
+            under tension; charges: (N, C), e, and born_charges: (N, 3, 3), e, nan for structures that were not asked
+            for, if the model has charges. All float64 (charges: see `set_precision`).
         Raises:
-            StructureError: periodicity that the long-range part cannot treat.
+            StructureError: periodicity that the long-range part cannot treat, or whose Born charges have no meaning.
             ConvergenceError: charges without an equilibrium.
         """
         parts = frozenset(parts)
-        with torch.set_grad_enabled(forces or stress or torch.is_grad_enabled()):
+        born = born_charges is not False and self.long is not None and "long" in parts
+        with torch.set_grad_enabled(forces or stress or born or torch.is_grad_enabled()):
             batch = copy.copy(batch)  # shallow: the caller's tensors are left as they are
             inputs = []
-            if forces:
+            if forces or born:
                 batch.positions = batch.positions.detach().requires_grad_()
+            if forces:
                 inputs.append(batch.positions)
             moved = _strained(batch) if stress else None
             strained = batch if moved is None else moved[0]
             if moved is not None:
                 inputs.append(moved[1])
             # what is returned will not be differentiated again
-            output = self._energies(strained, parts, first_derivatives=bool(inputs) and not create_graph)
+            first_derivatives = bool(inputs) and not create_graph and not born
+            output = self._energies(strained, parts, first_derivatives=first_derivatives)
+            if born:
+                assert self.long is not None
+                wanted = torch.as_tensor(born_charges, device=batch.cell.device).expand(len(batch.cell))
+                model, charges = self.long.charges, output["charges"][:, 0]
+                with positions_only():
+                    output["born_charges"] = polarisation.born_charges(
+                        model, batch, charges, batch.positions, of=wanted, create_graph=create_graph
+                    )
             if inputs:
                 # the zero keeps an atom without neighbours, whose energy is a constant, differentiable
                 total = output["energy"].sum() + sum(0.0 * x.sum() for x in inputs)
@@ -193,7 +207,7 @@ class Potential(nn.Module):
                 if stress:
                     volume = torch.linalg.det(batch.cell).abs()
                     output["stress"] = gradients[-1] / volume[:, None, None]
-        if not create_graph and inputs:
+        if not create_graph and (inputs or born):
             output = {name: value.detach() for name, value in output.items()}
         return output
 

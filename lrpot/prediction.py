@@ -83,10 +83,11 @@ def read_crystals(
         if last:
             found = found[-1:]
         for row in found:
-            row.atoms.calc = None  # labels are of no use here, and wrong ones must not stop a prediction
+            row.atoms.calc = None
         rows += found
+        # labels are of no use here, and wrong ones must not stop a prediction
         structures += to_structures(
-            found, model.cutoff, elements=model.elements, check=lambda s: check_supported(model, s)
+            found, model.cutoff, elements=model.elements, check=lambda s: check_supported(model, s), labels=False
         )
     return rows, structures
 

@@ -15,6 +15,12 @@ row               (G,)           int64    place in the file that it was read fro
 energy            (G,)           float64  label, eV (optional)
 forces            (N, 3)         float64  label, eV/A (optional)
 stress            (G, 3, 3)      float64  label, eV/A^3, ASE's sign: positive under tension (optional)
+charges           (N,)           float64  label, e (optional)
+dipole            (G, 3)         float64  label, e A, along `data.labels.open_directions`: x, y, z of a
+                                          molecule; of a slab the part along its normal; nan where none is defined
+                                          (optional)
+born_charges      (N, 3, 3)      float64  label, e: dP_a/dr_b of each atom, over the square root of the dielectric
+                                          constant (optional)
 ================  =============  =======  ==============================================================
 
 G is the number of structures: 1 in a `Structure`, more in a batch. Positions and cell are always float64, so that
@@ -31,7 +37,9 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
+# Of the energy and its derivatives, to which every part of a model adds; and of the charges.
 LABELS = ("energy", "forces", "stress")
+CHARGE_LABELS = ("charges", "dipole", "born_charges")
 
 # Of the last element with a name. Tables by atomic number have one row more, for it counts from 1.
 MAX_ATOMIC_NUMBER = 118
@@ -57,6 +65,9 @@ def make_structure(
     energy: float | None = None,
     forces: Any = None,
     stress: Any = None,
+    charges: Any = None,
+    dipole: Any = None,
+    born_charges: Any = None,
 ) -> Structure:
     """A structure from arrays, without edges.
 
@@ -67,6 +78,7 @@ def make_structure(
         pbc: (3,) bool.
         total_charge: e.
         energy: eV. forces: (N, 3), eV/A. stress: (3, 3), eV/A^3. Labels, where known.
+        charges: (N,), e. dipole: (3,), e A. born_charges: (N, 3, 3), e. Labels too; see the table of this module.
     """
     fields: dict[str, Tensor] = {
         "numbers": torch.as_tensor(numbers, dtype=torch.int64),
@@ -81,28 +93,38 @@ def make_structure(
         fields["forces"] = _float64(forces)
     if stress is not None:
         fields["stress"] = _float64(stress).reshape(1, 3, 3)
+    if charges is not None:
+        fields["charges"] = _float64(charges)
+    if dipole is not None:
+        fields["dipole"] = _float64(dipole).reshape(1, 3)
+    if born_charges is not None:
+        fields["born_charges"] = _float64(born_charges).reshape(-1, 3, 3)
     return Structure(num_nodes=len(fields["numbers"]), **fields)
 
 
 def collate(structures: Sequence[Structure]) -> Batch:
     """Structures as one batch. A label is kept only if every structure has it."""
-    kept = {label for label in LABELS if all(label in structure for structure in structures)}
-    dropped = [name for label in LABELS if label not in kept for name in (label, f"known_{label}")]
+    labels = LABELS + CHARGE_LABELS
+    kept = {label for label in labels if all(label in structure for structure in structures)}
+    dropped = [name for label in labels if label not in kept for name in (label, f"known_{label}")]
     return Batch.from_data_list(list(structures), exclude_keys=dropped)
 
 
 def collate_with_gaps(structures: Sequence[Structure]) -> Batch:
     """Structures as one batch with every label that any of them has: nan, and 0 for `known_`, where one lacks it."""
-    present = [label for label in LABELS if any(label in structure for structure in structures)]
+    present = [label for label in LABELS + CHARGE_LABELS if any(label in structure for structure in structures)]
     filled = []
     for structure in structures:
         missing = [label for label in present if label not in structure]
         if missing:
             structure = copy.copy(structure)  # shallow: the caller's keeps its gap
-            shapes = {"energy": (1,), "forces": tuple(structure.positions.shape), "stress": (1, 3, 3)}
+            n = len(structure.positions)
+            shapes: dict[str, tuple[int, ...]] = {"energy": (1,), "forces": (n, 3), "stress": (1, 3, 3)}
+            shapes |= {"charges": (n,), "dipole": (1, 3), "born_charges": (n, 3, 3)}
             for label in missing:
                 structure[label] = torch.full(shapes[label], torch.nan, dtype=torch.float64)
-                structure[f"known_{label}"] = torch.zeros(shapes[label], dtype=torch.float64)
+                if label in LABELS:
+                    structure[f"known_{label}"] = torch.zeros(shapes[label], dtype=torch.float64)
         filled.append(structure)
     return Batch.from_data_list(filled)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +17,34 @@ from ase import Atoms
 from ase.data import atomic_numbers
 
 from lrpot.data.readers import Row, stream_rows
+from lrpot.data.sources import named
 from lrpot.errors import ConfigError
 
 FORMAT = "{symbols: [Na, Cl], born_charges: (2, 3, 3), dielectric: (3, 3)}"
 
 
-def born_charges(source: str | Path) -> tuple[dict[int, float], str]:
+def born_charges(source: str | Path | Sequence[Path]) -> tuple[dict[int, float], str]:
     """Charges in e by atomic number, and a word on where they come from.
 
     Args:
-        source: a YAML or JSON file with symbols, born_charges (N, 3, 3), e, and dielectric (3, 3), or structures with
-            arrays["born_charges"] (N, 3, 3) or (N, 9) and info["dielectric"] (3, 3); rows without them are passed over.
+        source: a YAML or JSON file with symbols, born_charges (N, 3, 3), e, and dielectric (3, 3), or files of
+            structures with arrays["born_charges"] (N, 3, 3) or (N, 9) and info["dielectric"] (3, 3); rows without them
+            are passed over.
     Raises:
         ConfigError: nothing of the kind is in it, or shapes that do not belong together.
         DataError: structures that cannot be read.
     """
-    path = Path(source)
-    if path.suffix in (".yaml", ".yml", ".json"):
-        atoms = _read_tables(path)
-        return _screened([_tensors(atoms, str(path))]), f"Born charges of {path}"
-    labelled = [_tensors(row.atoms, str(row)) for row in _labelled(stream_rows(path))]
+    paths = [Path(source)] if isinstance(source, (str, Path)) else list(source)
+    if len(paths) == 1 and paths[0].suffix in (".yaml", ".yml", ".json"):
+        atoms = _read_tables(paths[0])
+        return _screened([_tensors(atoms, str(paths[0]))]), f"Born charges of {paths[0]}"
+    labelled = [_tensors(row.atoms, str(row)) for path in paths for row in _labelled(stream_rows(path))]
     if not labelled:
         raise ConfigError(
-            f"{path}: no row has arrays born_charges (N, 3, 3) and info dielectric (3, 3); name a file of them: "
-            "--set model.charges.born=FILE"
+            f"{named(paths)}: no row has arrays born_charges (N, 3, 3) and info dielectric (3, 3); name a file of "
+            "them: --set model.charges.born=FILE"
         )
-    return _screened(labelled), f"Born charges of {len(labelled)} rows of {path}"
+    return _screened(labelled), f"Born charges of {len(labelled)} rows of {named(paths)}"
 
 
 def _labelled(rows: Iterable[Row]) -> Iterable[Row]:

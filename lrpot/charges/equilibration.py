@@ -64,6 +64,11 @@ class EquilibratedCharges(ChargeModel):
         """(M,), A, standard deviation of each element's Gaussian."""
         return torch.exp(self.log_width)
 
+    @classmethod
+    def is_local(cls, neutrality: str) -> bool:
+        """Never: what flows to one atom comes from all others."""
+        return False
+
     def set_values(self, charges: Mapping[int, float], potential: Mapping[int, float] | None = None) -> None:
         """Start from electronegativities with which atoms carry given charges, in e by atomic number.
 

@@ -64,6 +64,11 @@ class ChargeModel(nn.Module):
         if self.sees_surroundings:
             self.network = Surroundings(features, hidden, channels)
 
+    @classmethod
+    def is_local(cls, neutrality: str) -> bool:
+        """Whether a charge changes with near atoms only, and not with all of its structure."""
+        return not cls.sees_surroundings or neutrality == "background"
+
     def set_values(self, charges: Mapping[int, float]) -> None:
         """Start from charges in e by atomic number; an element that is missing gets zero. Other channels start at
         small random numbers, or at zero beside charges that are all zero."""

@@ -15,6 +15,7 @@ from lrpot.charges.born import born_charges
 from lrpot.charges.charge_file import read_charges, table_charges
 from lrpot.charges.prefit import Prefit, PrefitRefused, fit_charges
 from lrpot.config import ChargesConfig
+from lrpot.data.sources import named
 from lrpot.errors import ConfigError
 from lrpot.structure import Structure
 
@@ -36,7 +37,11 @@ class StartingCharges:
 
 
 def starting_charges(
-    config: ChargesConfig, structures: Sequence[Structure], *, coulomb: bool = True, source: str | Path | None = None
+    config: ChargesConfig,
+    structures: Sequence[Structure],
+    *,
+    coulomb: bool = True,
+    source: str | Path | Sequence[Path] | None = None,
 ) -> StartingCharges:
     """Charges as `config.init` asks; where the prefit refuses, oxidation states, and the reason is told.
 
@@ -44,7 +49,7 @@ def starting_charges(
         config: the section of the configuration.
         structures: training data.
         coulomb: whether the kernel is the whole Coulomb interaction, so that fitted charges mean something to it.
-        source: the file of the training data, for labels that structures do not hold.
+        source: the file or files of the training data, for labels that structures do not hold.
     Raises:
         ConfigError: a table that lacks an element of the data or names something else; Born charges that are nowhere.
     """
@@ -71,13 +76,15 @@ def starting_charges(
     return StartingCharges(values, origin)
 
 
-def given_charges(config: ChargesConfig, elements: Sequence[int], source: str | Path | None) -> StartingCharges | None:
+def given_charges(
+    config: ChargesConfig, elements: Sequence[int], source: str | Path | Sequence[Path] | None
+) -> StartingCharges | None:
     """Charges that need no structures; None where the configuration asks for others.
 
     Args:
         config: the section of the configuration.
         elements: atomic numbers that need a charge.
-        source: the file of the training data, which may hold Born charges.
+        source: the file or files of the training data, which may hold Born charges.
     Raises:
         ConfigError: a table or a file that lacks an element or names something else; Born charges that are nowhere.
     """
@@ -91,7 +98,7 @@ def given_charges(config: ChargesConfig, elements: Sequence[int], source: str | 
             raise ConfigError("model.charges.init = born needs a file of Born charges; set model.charges.born")
         values, origin = born_charges(labels)
         table = {chemical_symbols[z]: charge for z, charge in values.items()}
-        return StartingCharges(table_charges(table, elements, where=str(labels)), origin)
+        return StartingCharges(table_charges(table, elements, where=named(labels)), origin)
     if config.init not in ("prefit", "oxidation"):
         return StartingCharges(table_charges(read_charges(config.init), elements, where=config.init), config.init)
     return None

@@ -1,37 +1,46 @@
-"""`lrpot evaluate`: errors of a model on labelled structures."""
+"""`lrpot evaluate`: errors of a model on labelled structures, and what its charges are worth."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lrpot.cli.options import Device, DType, Precision
 
+if TYPE_CHECKING:
+    from lrpot.charge_scale import ErrorAlongScale
+    from lrpot.console import Console
+    from lrpot.evaluation import Evaluation
+
+# The scales in the table; the picture has more.
+SHOWN = (0.8, 0.9, 1.0, 1.1, 1.2)
+
 
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Model file.")],
-    data: Annotated[Path, typer.Argument(help="Labelled structures (energy eV, forces eV/A, stress eV/A^3).")],
+    data: Annotated[Path, typer.Argument(help="Labelled structures (eV, eV/A, eV/A^3; charges e).")],
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out", help="Directory for evaluation-DATA.json and parity-DATA.png.", show_default="beside the model"
-        ),
+        typer.Option("--out", help="Directory for evaluation-DATA.json and pictures.", show_default="beside the model"),
     ] = None,
     device: Device = "cpu",
     dtype: Precision = DType.float64,
 ) -> None:
-    """MAE, RMSE and largest error of energy per atom (eV/atom), forces (eV/A) and stress (eV/A^3); charges (e)."""
+    """MAE, RMSE and largest error of energy per atom (eV/atom), forces (eV/A), stress (eV/A^3), and of charges (e),
+    dipoles (e A) and Born charges (e) where they are labelled; the charges, and how well the data determine them.
+    """
     import json
 
     import torch
 
     from lrpot import plots
+    from lrpot.charge_scale import errors_along_scale
     from lrpot.console import Console
     from lrpot.data.readers import read_rows, to_structures
     from lrpot.errors import DataError
-    from lrpot.evaluation import evaluate_structures
+    from lrpot.evaluation import QUANTITIES, evaluate_structures
     from lrpot.files import check_writable, write_text
     from lrpot.model_file import load
     from lrpot.prediction import check_supported
@@ -51,10 +60,11 @@ def evaluate(
             check=lambda s: check_supported(potential, s),
             progress=update,
         )
-    if not any(label in s for s in structures for label in ("energy", "forces", "stress")):
-        raise DataError(f"{data}: no row has an energy, forces or stress to compare with; use lrpot predict")
+    if not any(label in s for s in structures for label in QUANTITIES):
+        raise DataError(f"{data}: no row has an energy, forces or any other label to compare with; use lrpot predict")
     with console.progress("evaluating", len(structures), "structures") as update:
         evaluation = evaluate_structures(potential, structures, progress=update)
+    along_scale = errors_along_scale(potential, structures, evaluation)
     errors = evaluation.errors()
     lines = [
         [f"{quantity} ({values['unit']})", *(f"{values[kind]:.3e}" for kind in ("mae", "rmse", "max"))]
@@ -63,6 +73,10 @@ def evaluate(
     ]
     title = f"{errors['n_structures']} structures, {errors['n_atoms']} atoms"
     console.table(title, ["quantity", "MAE", "RMSE", "max"], lines)
+    if any("born_charges" in s for s in structures) and "born_charges" not in errors:
+        console.warn("Born charges are not compared: this model has no charges, or they flow through the whole crystal")
+    if not errors.keys() & set(QUANTITIES):
+        raise DataError(f"{data}: no label in it is one that this model predicts; use lrpot predict")
     charges, long_range = evaluation.charges_by_element(), evaluation.long_range()
     if charges:
         kinds = ("mean", "spread", "min", "max")
@@ -72,8 +86,50 @@ def evaluate(
             f"long range: {long_range['energy_long']:.3g} eV/atom beside {long_range['energy_network']:.3g} eV/atom of "
             f"the network (mean magnitudes), a share of {long_range['share']:.0%}"
         )
-    report = {"model": str(model), "data": str(data), **errors, "charges": charges, "long_range": long_range}
+    _tell_sums(console, evaluation)
+    _tell_scale(console, along_scale)
+    report = {
+        "model": str(model),
+        "data": str(data),
+        **errors,
+        "charges": charges,
+        "long_range": long_range,
+        "acoustic_sum": evaluation.acoustic_sum(),
+        "charge_scale": {name: along.record() for name, along in along_scale.items()},
+    }
     write_text(results, json.dumps(report, indent=1))
-    plots.parity(evaluation, picture)
-    console.line(f"wrote {results}")
-    console.line(f"wrote {picture}")
+    written = [results, plots.parity(evaluation, picture)]
+    if along_scale:
+        written.append(plots.charge_scale(along_scale, folder / f"charge-scale-{name}.png"))
+    for file in written:
+        console.line(f"wrote {file}")
+
+
+def _tell_sums(console: Console, evaluation: Evaluation) -> None:
+    """The acoustic sum rule of the predicted Born charges."""
+    sums = evaluation.acoustic_sum()
+    if sums:
+        console.line(
+            f"acoustic sum rule: the Born charges of a structure add up to its total charge within {sums['rms']:.2e} e "
+            f"(root mean square; largest {sums['max']:.2e} e)"
+        )
+
+
+def _tell_scale(console: Console, along_scale: dict[str, ErrorAlongScale]) -> None:
+    """How well the data determine the charges."""
+    from lrpot.evaluation import UNITS
+
+    if not along_scale:
+        return
+    columns = ["all charges times", *(f"{name} RMSE ({UNITS[name]})" for name in along_scale)]
+    rows = [[f"{s:g}", *(f"{along.rmse(s):.3e}" for along in along_scale.values())] for s in SHOWN]
+    console.table("how well the data determine the charges, with the network frozen", columns, rows)
+    for name, along in along_scale.items():
+        console.line(
+            f"{name}: best with the charges times {along.best:.3f}; the mean square error is twice as large "
+            f"{along.width:.2g} away from there (curvature {along.curvature(along.best):.2e} ({UNITS[name]})^2)"
+        )
+    console.line(
+        "with the network frozen means: it does not give way. Fitted together with the charges it can take over a part "
+        "of what they do, and then the data determine them less well than this"
+    )

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ase import Atoms
-from ase.calculators.singlepoint import SinglePointCalculator
 
-from lrpot.data.readers import Row, check_elements, check_occupancy, labels_of, stream_rows, total_charge
-from lrpot.data.shards import LABELS, write_shard
+from lrpot.data.labels import attach_labels, labels_as_given, total_charge
+from lrpot.data.readers import Row, check_elements, check_occupancy, stream_rows
+from lrpot.data.shards import write_shard
 from lrpot.errors import DataError, LrpotError, OutputError
 
 
@@ -53,10 +53,5 @@ def _checked(row: Row) -> Atoms:
     check_elements(atoms.numbers, None)
     packed = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
     packed.info["charge"] = total_charge(atoms)
-    labels = labels_of(atoms)
-    lost = sorted(set(labels) - set(LABELS))
-    if lost:
-        raise DataError(f"has {lost[0]}, which a shard does not hold; keep the file as it is")
-    if labels:
-        packed.calc = SinglePointCalculator(packed, **labels)
+    attach_labels(packed, labels_as_given(atoms))
     return packed

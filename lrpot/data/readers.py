@@ -24,6 +24,7 @@ from ase.data import chemical_symbols
 from ase.io.formats import UnknownFileTypeError, filetype
 from ase.stress import voigt_6_to_full_3x3_stress
 
+from lrpot.data.labels import charge_labels_of, labels_of, total_charge
 from lrpot.data.neighbours import NeighbourList, add_edges
 from lrpot.data.shards import is_shard, read_shard
 from lrpot.data.sources import check_file
@@ -170,24 +171,25 @@ def to_structure(
     *,
     elements: Iterable[int] | None = None,
     neighbours: NeighbourList | None = None,
+    labels: bool = True,
 ) -> Structure:
     """Atoms with whatever labels they carry -> structure with edges.
-
-    Labels are taken from the attached calculator's results (ASE's readers put them there) and must be finite.
 
     Args:
         atoms: the crystal.
         cutoff: A.
         elements: atomic numbers that the model knows; None allows all.
         neighbours: a list of the same cutoff that is used again, for MD; None finds all edges.
+        labels: whether to look for labels (`labels_of`, `charge_labels_of`), which must be sound.
     Raises:
         StructureError: a geometry that cannot be treated. UnknownElementError: an element outside `elements`.
         DataError: a label that is not a number or has the wrong shape, or a stress of what is not periodic.
     """
     check_occupancy(atoms)
     check_elements(atoms.numbers, elements)
-    labels = labels_of(atoms)
-    stress = labels.get("stress")
+    charge = total_charge(atoms)
+    known = labels_of(atoms) if labels else {}
+    stress = known.get("stress")
     if stress is not None and not atoms.pbc.all():
         raise DataError(
             f"has a stress, but pbc = {atoms.pbc.tolist()}; stress needs all three directions periodic: remove it"
@@ -197,48 +199,13 @@ def to_structure(
         atoms.positions,
         atoms.cell.array,
         atoms.pbc,
-        total_charge=total_charge(atoms),
-        energy=None if "energy" not in labels else float(labels["energy"]),
-        forces=labels.get("forces"),
+        total_charge=charge,
+        energy=None if "energy" not in known else float(known["energy"]),
+        forces=known.get("forces"),
         stress=None if stress is None else voigt_6_to_full_3x3_stress(stress),
+        **(charge_labels_of(atoms, charge) if labels else {}),
     )
     return add_edges(structure, cutoff) if neighbours is None else neighbours.update(structure)
-
-
-def labels_of(atoms: Atoms) -> dict[str, np.ndarray]:
-    """energy (eV), forces (N, 3) (eV/A) and stress (6,) (eV/A^3, Voigt order), where the atoms carry them.
-
-    Raises:
-        DataError: a label that is not finite or has the wrong shape.
-    """
-    labels = {}
-    results = {} if atoms.calc is None else atoms.calc.results
-    expected = {"energy": (), "forces": (len(atoms), 3), "stress": (6,)}
-    for name, shape in expected.items():
-        if results.get(name) is None:
-            continue
-        value = _numbers(results[name], name)
-        if name == "stress" and value.shape in ((3, 3), (9,)):
-            value = value.reshape(3, 3)[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
-        if value.shape != shape:
-            raise DataError(f"{name} has shape {value.shape}, expected {shape}; correct the label")
-        if not np.isfinite(value).all():
-            what = f"the force on atom {int(np.argwhere(~np.isfinite(value))[0][0])}" if name == "forces" else name
-            raise DataError(f"{what} is not a finite number; correct it or remove the row")
-        labels[name] = value
-    return labels
-
-
-def total_charge(atoms: Atoms) -> float:
-    """`atoms.info["charge"]`, e; zero without it.
-
-    Raises:
-        DataError: it is not one finite number.
-    """
-    value = _numbers(atoms.info.get("charge", 0.0), "charge")
-    if value.size != 1 or not np.isfinite(value).all():
-        raise DataError(f"charge = {str(value.tolist())[:40]} is not one finite number; give the total charge in e")
-    return float(value.item())
 
 
 def check_occupancy(atoms: Atoms) -> None:
@@ -290,6 +257,7 @@ def to_structures(
     check: Callable[[Structure], object] | None = None,
     skip_bad: Callable[[str], None] | None = None,
     progress: Callable[[int], None] | None = None,
+    labels: bool = True,
 ) -> list[Structure]:
     """Rows -> structures; all bad rows are found before any is reported.
 
@@ -302,13 +270,16 @@ def to_structures(
         skip_bad: told about each bad row, which is then left out, and how many there were; None makes a bad row an
             error.
         progress: called with the number of rows done.
+        labels: whether to look for labels.
     Raises:
         DataError: bad rows: the first one's file, row, reason and cure, and how many more.
     """
     structures, bad = [], []
     for done, row in enumerate(rows, 1):
         try:
-            structures.append(checked_structure(row, cutoff, elements=elements, require=require, check=check))
+            structures.append(
+                checked_structure(row, cutoff, elements=elements, require=require, check=check, labels=labels)
+            )
         except LrpotError as error:
             bad.append((row.number, error))
         if progress is not None:
@@ -325,13 +296,14 @@ def checked_structure(
     elements: Iterable[int] | None = None,
     require: Sequence[str] = (),
     check: Callable[[Structure], object] | None = None,
+    labels: bool = True,
 ) -> Structure:
     """One row -> structure; arguments as for `to_structures`.
 
     Raises:
         LrpotError: the row cannot be used; the message does not name it.
     """
-    structure = to_structure(row.atoms, cutoff, elements=elements)
+    structure = to_structure(row.atoms, cutoff, elements=elements, labels=labels)
     for label in require:
         if label not in structure:
             raise DataError(f"has no {label}; add it to the file or remove the row")
@@ -366,10 +338,3 @@ def tell_bad_rows(
         more = f" ({len(bad) - 1} more bad rows: {numbers}{', ...' if len(bad) > 11 else ''})"
     kind = type(reason) if isinstance(reason, (StructureError, UnknownElementError)) else DataError
     raise kind(f"{file}, row {number}: {reason}{more}")
-
-
-def _numbers(value: object, name: str) -> np.ndarray:
-    try:
-        return np.asarray(value, dtype=float)
-    except (TypeError, ValueError):
-        raise DataError(f"{name} = {str(value)[:40]!r} is not a number; correct it or remove the row") from None

@@ -14,10 +14,14 @@ charge               (G,)             total charge, e
 energy               (G,)             eV
 forces               (sum N, 3)       eV/A
 stress               (G, 6)           eV/A^3, ASE's sign and order (xx yy zz yz xz xy)
+charges              (sum N,)         e
+dipole               (G, 3)           e A, along x, y, z
+born_charges         (sum N, 3, 3)    e, [i, a, b] = dP_a / dr_ib, not screened
+dielectric           (G, 3, 3)        dielectric tensor that belongs to the Born charges
 ===================  ===============  =========================================================
 
 `charge` and the labels may be missing. Where only some rows have a label, `labelled_energy`, (G,) bool, says which, and
-so on for the others.
+so on for the others. `lrpot/data/labels.py` says what is made of the labels of charges.
 """
 
 from __future__ import annotations
@@ -29,14 +33,24 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.singlepoint import SinglePointCalculator
 
+from lrpot.data.labels import attach_labels, labels_as_given
 from lrpot.errors import DataError
 from lrpot.files import atomic_path
 
 SUFFIXES = (".h5", ".hdf5")
 
-LABELS = {"energy": (), "forces": (3,), "stress": (6,)}
+# What a label has of each row, or of each atom.
+LABELS: dict[str, tuple[int, ...]] = {
+    "energy": (),
+    "forces": (3,),
+    "stress": (6,),
+    "charges": (),
+    "dipole": (3,),
+    "born_charges": (3, 3),
+    "dielectric": (3, 3),
+}
+PER_ATOM = ("forces", "charges", "born_charges")
 
 # Rows that are read at once: one by one, each would cost five calls of HDF5.
 BLOCK = 256
@@ -50,14 +64,16 @@ def write_shard(path: Path, rows: Iterable[Atoms]) -> Path:
     """Write labelled crystals, all in memory at once.
 
     Args:
-        path: ends in .h5 or .hdf5. rows: labels are taken from the results of the attached calculators.
+        path: ends in .h5 or .hdf5. rows: with labels where `labels_as_given` looks for them.
     Raises:
-        DataError: h5py is missing, or there are no rows. OutputError: the file cannot be written.
+        DataError: h5py is missing, there are no rows, or a label is not sound. OutputError: the file cannot be
+            written.
     """
     h5py = _h5py(path)
     crystals = list(rows)
     if not crystals:
         raise DataError(f"{path}: no rows to write; give at least one")
+    labels = [labels_as_given(atoms) for atoms in crystals]
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
         file["atoms"] = np.array([len(atoms) for atoms in crystals])
         file["numbers"] = np.concatenate([atoms.numbers for atoms in crystals]).astype(np.uint8)
@@ -66,15 +82,14 @@ def write_shard(path: Path, rows: Iterable[Atoms]) -> Path:
         file["pbc"] = np.stack([atoms.pbc for atoms in crystals])
         file["charge"] = np.array([float(atoms.info.get("charge", 0.0)) for atoms in crystals])
         for name, width in LABELS.items():
-            found = [None if atoms.calc is None else atoms.calc.results.get(name) for atoms in crystals]
-            labelled = np.array([value is not None for value in found])
+            labelled = np.array([name in found for found in labels])
             if not labelled.any():
                 continue
-            shapes = [(len(atoms), *width) if name == "forces" else (1, *width) for atoms in crystals]
+            shapes = [(len(atoms) if name in PER_ATOM else 1, *width) for atoms in crystals]
             file[name] = np.concatenate(
                 [
-                    np.full(shape, np.nan) if value is None else np.reshape(value, shape)
-                    for value, shape in zip(found, shapes, strict=True)
+                    found[name].reshape(shape) if name in found else np.full(shape, np.nan)
+                    for found, shape in zip(labels, shapes, strict=True)
                 ]
             )
             file[f"labelled_{name}"] = labelled
@@ -114,7 +129,7 @@ def _check_lengths(path: Path, file: Any, n_rows: int, n_atoms: int) -> None:
         "cell": (n_rows, 3, 3),
         "pbc": (n_rows, 3),
         "charge": (n_rows,),
-        **{name: (n_atoms if name == "forces" else n_rows, *width) for name, width in LABELS.items()},
+        **{name: (n_atoms if name in PER_ATOM else n_rows, *width) for name, width in LABELS.items()},
         **{f"labelled_{name}": (n_rows,) for name in LABELS},
     }
     for name, shape in expected.items():
@@ -127,10 +142,10 @@ def _check_lengths(path: Path, file: Any, n_rows: int, n_atoms: int) -> None:
 
 def _block(file: Any, begin: int, end: int, starts: np.ndarray) -> dict[str, np.ndarray]:
     atoms, rows = slice(starts[begin], starts[end]), slice(begin, end)
-    block = {name: file[name][atoms] for name in ("numbers", "positions", "forces") if name in file}
-    for name in ("cell", "pbc", "charge", "energy", "stress"):
-        if name in file:
-            block[name] = file[name][rows]
+    of_atoms = ("numbers", "positions", *PER_ATOM)
+    of_rows = ("cell", "pbc", "charge", *(name for name in LABELS if name not in PER_ATOM))
+    block = {name: file[name][atoms] for name in of_atoms if name in file}
+    block |= {name: file[name][rows] for name in of_rows if name in file}
     for name in LABELS:
         if name in file:
             flags = f"labelled_{name}"
@@ -144,12 +159,11 @@ def _atoms(block: dict[str, np.ndarray], row: int, starts: np.ndarray) -> Atoms:
     if "charge" in block:
         atoms.info["charge"] = float(block["charge"][row])
     labels = {
-        name: block[name][own] if name == "forces" else block[name][row]
+        name: block[name][own if name in PER_ATOM else row]
         for name in LABELS
         if name in block and block[f"labelled_{name}"][row]
     }
-    if labels:
-        atoms.calc = SinglePointCalculator(atoms, **labels)
+    attach_labels(atoms, labels)
     return atoms
 
 

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from lrpot.errors import DataError
 
+# Files that a message names; of more it says how many.
+_NAMED = 3
+
 # Bytes at either end of a file that are looked at to tell whether it is still the same.
 _ENDS = 2**16
 
@@ -35,6 +38,13 @@ def expand(source: str | Sequence[str]) -> list[Path]:
     if twice:
         raise DataError(f"{twice[0]}: is named twice; its rows would count double: name it once")
     return files
+
+
+def named(source: str | Path | Sequence[str | Path] | None) -> str:
+    """Files, in a message."""
+    files = [str(file) for file in ([source] if isinstance(source, (str, Path)) else source or ())]
+    more = f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""
+    return ", ".join(files[:_NAMED]) + more
 
 
 def check_file(path: Path) -> None:

@@ -75,9 +75,10 @@ class LRCalculator(Calculator):
         """
         super().calculate(atoms, properties, system_changes)
         atoms = self.atoms
-        # ASE's copy of the atoms has no calculator, hence no labels
         neighbours = self.neighbours if self.neighbours.skin else None
-        batch = to_structure(atoms, self.model.cutoff, elements=self.model.elements, neighbours=neighbours)
+        batch = to_structure(
+            atoms, self.model.cutoff, elements=self.model.elements, neighbours=neighbours, labels=False
+        )
         batch = batch.to(self.device)
         output = self.model(batch, stress="stress" in properties)
         energy = float(output["energy"][0])

@@ -42,8 +42,6 @@ class Separable:
             lattices = lattices[:1]
         rows = lattices[0].rows.to(device, dtype)
         columns = torch.stack([lattice.columns for lattice in lattices]).to(device, dtype).mT  # (b or 1, 2, M)
-        self.row_waves = 2.0 * math.pi * rows[:, None]
-        self.column_waves = _alone(2.0 * math.pi * columns.mT)
         # angles = f @ waves + quarters: cosines first, then sines as cosines a quarter turn behind; first of the rows
         self.waves = columns.new_zeros(len(columns), 3, 2 * (self.n_rows + self.n_columns))
         self.waves[:, 0, : 2 * self.n_rows] = 2.0 * math.pi * torch.cat([rows, rows])
@@ -51,6 +49,12 @@ class Separable:
         self.quarters = self.waves.new_zeros(self.waves.shape[2])
         self.quarters[self.n_rows : 2 * self.n_rows] = -0.5 * math.pi
         self.quarters[2 * self.n_rows + self.n_columns :] = -0.5 * math.pi
+        # what a displacement does to the phases: the second half of each goes with the sines' derivative, see `_turned`
+        turning = self.waves.mT.clone()
+        turning[:, self.n_rows : 2 * self.n_rows] *= -1.0
+        turning[:, 2 * self.n_rows + self.n_columns :] *= -1.0
+        self.row_turning = _alone(turning[:1, : 2 * self.n_rows])
+        self.column_turning = _alone(turning[:, 2 * self.n_rows :])
         self.sign = self.waves.new_tensor([[-1.0, 1.0], [1.0, -1.0]])[:, None, :, None]
 
     def weights(self, values: Tensor, lattices: Sequence[KLattice]) -> Tensor:
@@ -205,8 +209,9 @@ class Separable:
 
     def _turned(self, left: Tensor, of_left: Tensor, right: Tensor, of_right: Tensor) -> Tensor:
         """(..., n, 3): what a displacement of the atoms does to <left, of_left> + <right, of_right>."""
-        along_rows = _phase_derivative(left, of_left) @ self.row_waves
-        return torch.cat([along_rows, _phase_derivative(right, of_right) @ self.column_waves], dim=-1)
+        # cosines change with the sines, sines with the cosines: the halves change places
+        by_rows = (left * torch.roll(of_left, self.n_rows, dims=-1)) @ self.row_turning
+        return by_rows + (right * torch.roll(of_right, self.n_columns, dims=-1)) @ self.column_turning
 
     def _response(self, grid: Tensor, weights: Tensor) -> Tensor:
         """The derivative of sum_k w_k |S(k)|^2 by G (..., C, 2, H, 2, M), in which it is linear."""
@@ -225,13 +230,6 @@ def _quarter_turn(factors: Tensor) -> Tensor:
     """The derivative of (cos, sin) by the phase, (-sin, cos)."""
     cos, sin = factors.chunk(2, dim=-1)
     return torch.cat([-sin, cos], dim=-1)
-
-
-def _phase_derivative(factors: Tensor, field: Tensor) -> Tensor:
-    """(..., n, X): the derivative of <factors, field>, both (..., n, 2 X), by the phases."""
-    cos, sin = factors.chunk(2, dim=-1)
-    of_cos, of_sin = field.chunk(2, dim=-1)
-    return cos * of_sin - sin * of_cos
 
 
 def _times(factors: Tensor, charges: Tensor) -> Tensor:

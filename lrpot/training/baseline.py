@@ -10,10 +10,11 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from lrpot.charges import EquilibratedCharges
+from lrpot.charges.polarisation import charge_quantities
 from lrpot.data.graphs import Graphs
 from lrpot.evaluation import predict_structures
 from lrpot.potential import Potential, geometry_of
-from lrpot.structure import LABELS, Structure, batch_index, edge_vectors
+from lrpot.structure import CHARGE_LABELS, LABELS, Structure, batch_index, edge_vectors
 
 # Residuals smaller than this (eV, eV/A) are rounding of the labels; dividing by less would amplify it.
 SMALLEST_SCALE = 1e-9
@@ -137,6 +138,42 @@ def residual_scales(structures: Sequence[Structure]) -> dict[str, float]:
     return {label: max(scale, SMALLEST_SCALE) for label, scale in scales.items()}
 
 
+def charge_scales(
+    model: Potential, structures: Sequence[Structure], labels: Iterable[str], parts: Iterable[str]
+) -> dict[str, float]:
+    """Root mean square of label - prediction of labels of the charges: 1 in the loss. Empty where the parts have no
+    charges.
+
+    Not less than a hundredth of the labels: charges that start right must not drown the forces in their rounding.
+    """
+    labels = set(labels)
+    if not labels:
+        return {}
+    # read one at a time, like what is compared: together they may not fit into memory
+    chosen = (s for s in structures if labels & set(s.keys()))
+    known = {label: _MeanSquare() for label in CHARGE_LABELS}
+    left = {label: _MeanSquare() for label in CHARGE_LABELS}
+    born = "born_charges" in labels
+    for group, output in predict_structures(model, chosen, born_charges=born, parts=parts):
+        start = 0
+        for structure in group:
+            atoms = slice(start, start + structure.num_nodes)
+            start = atoms.stop
+            present = [name for name in ("charges", "born_charges") if name in output]
+            own: dict[str, Tensor] = {name: output[name][atoms].cpu() for name in present}
+            for label, value in charge_quantities(structure, own).items():
+                if label in labels and label in structure:
+                    defined = structure[label].isfinite()
+                    known[label].add(structure[label][defined])
+                    left[label].add((value - structure[label])[defined])
+    found = ((label, left[label].root(), known[label].root()) for label in CHARGE_LABELS)
+    return {
+        label: max(wrong, 1e-2 * size, SMALLEST_SCALE)
+        for label, wrong, size in found
+        if wrong is not None and size is not None
+    }
+
+
 def _residual_energies(structures: Sequence[Structure]) -> Tensor:
     """(n,) label - known, eV/atom."""
     return torch.tensor([float(s.energy - s.known_energy) / s.num_nodes for s in structures], dtype=torch.float64)
@@ -149,8 +186,22 @@ def _residuals(structures: Sequence[Structure], label: str) -> Iterator[Tensor]:
 
 def _rms(values: Iterable[Tensor]) -> float | None:
     """Root mean square over all numbers; None without any."""
-    total, count = 0.0, 0
+    found = _MeanSquare()
     for value in values:
-        total += float((value.double() ** 2).sum())
-        count += value.numel()
-    return math.sqrt(total / count) if count else None
+        found.add(value)
+    return found.root()
+
+
+class _MeanSquare:
+    """The mean square of numbers that come one tensor at a time."""
+
+    def __init__(self) -> None:
+        self.total, self.count = 0.0, 0
+
+    def add(self, values: Tensor) -> None:
+        self.total += float((values.double() ** 2).sum())
+        self.count += values.numel()
+
+    def root(self) -> float | None:
+        """None without any numbers."""
+        return math.sqrt(self.total / self.count) if self.count else None

@@ -10,17 +10,19 @@ from typing import Any
 import numpy as np
 from ase.data import chemical_symbols
 
-from lrpot.config import DataConfig, FitConfig
+from lrpot.charges import CHARGES
+from lrpot.charges.polarisation import check_born_charges
+from lrpot.config import CHARGE_WEIGHTS, DataConfig, FitConfig
 from lrpot.console import Console
 from lrpot.data.cache import load_graphs
 from lrpot.data.graph_builder import GraphSettings
 from lrpot.data.graphs import GraphFile, Graphs, elements_of
 from lrpot.data.readers import check_elements, tell_bad_rows
-from lrpot.data.sources import expand
-from lrpot.errors import DataError, UnknownElementError
+from lrpot.data.sources import expand, named
+from lrpot.errors import DataError, LrpotError
 from lrpot.kspace.boundary import boundary_of
-from lrpot.structure import LABELS, Structure
-from lrpot.training.split import PARTS, check_unchanged, divide, named, stored_split
+from lrpot.structure import CHARGE_LABELS, LABELS, Structure
+from lrpot.training.split import PARTS, check_unchanged, divide, stored_split
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,34 @@ class FitData:
     record: dict[str, Any]
 
     @property
-    def source(self) -> Path:
-        """The first training file, which may hold labels that structures do not."""
-        return self.train.files[0].path
+    def source(self) -> list[Path]:
+        """The training files, which may hold labels that structures do not."""
+        return [file.path for file in self.train.files]
+
+
+def supervised(config: FitConfig) -> list[str]:
+    """The labels of the charges that are in the loss."""
+    return [label for label, weight in CHARGE_WEIGHTS.items() if getattr(config.training, weight) > 0]
+
+
+def check_supervision(config: FitConfig, structure: Structure) -> None:
+    """Refuse labels of the charges that a fit is to use and that mean nothing for a structure.
+
+    Raises:
+        DataError: a dipole that is not defined. StructureError: Born charges that the charges do not determine.
+    """
+    labels = [label for label in supervised(config) if label in structure]
+    if "dipole" in labels and not bool(structure.dipole.isfinite().any()):
+        charge = float(structure.total_charge)
+        pbc = structure.pbc[0].tolist()
+        why = f"a charge of {charge:g} e, where it depends on the origin" if charge else f"pbc = {pbc}"
+        raise DataError(
+            f"has a dipole, but {why}; only neutral molecules (pbc all False) and slabs have one: set pbc to False for "
+            "a molecule in a box, remove the label, or set training.dipole_weight to 0"
+        )
+    if "born_charges" in labels:
+        charges = config.model.charges
+        check_born_charges(CHARGES[charges.kind], charges.neutrality, structure.pbc)
 
 
 def read_data(config: FitConfig, console: Console, *, stored: Path | None = None) -> FitData:
@@ -74,7 +101,7 @@ def read_data(config: FitConfig, console: Console, *, stored: Path | None = None
     if stored is not None:
         check_unchanged(stored, files)
     skip = console.warn if data.skip_bad_rows else None
-    both = _usable(loaded["train"], skip)
+    both = _usable(config, loaded["train"], skip)
     if stored is not None:
         places = stored_split(stored, both.rows)
     else:
@@ -83,12 +110,19 @@ def read_data(config: FitConfig, console: Console, *, stored: Path | None = None
     split = {part: graphs.rows.tolist() for part, graphs in parts.items() if len(graphs)}
     elements = parts["train"].elements
     _check_held_back(data, parts, elements)
-    parts |= {part: _usable(loaded[part], skip, elements) for part in sources if part != "train"}
+    fields = parts["train"].fields
+    for label in supervised(config):
+        if label not in fields:
+            raise DataError(
+                f"{named(data.train)}: training.{CHARGE_WEIGHTS[label]} is set, but no training row has {label}; add "
+                "that label to the file, or set the weight to 0"
+            )
+    parts |= {part: _usable(config, loaded[part], skip, elements) for part in sources if part != "train"}
     record = {
         "train": data.train,
         "files": files,
         "structures": {part: len(graphs) for part, graphs in parts.items()},
-        "labels": sorted(parts["train"].fields & set(LABELS)),
+        "labels": sorted(fields & set(LABELS + CHARGE_LABELS)),
         "split": split,
     }
     return FitData(**parts, elements=elements, record=record)
@@ -100,30 +134,41 @@ def check_boundary(structure: Structure) -> None:
 
 
 def _usable(
-    files: Sequence[GraphFile], skip: Callable[[str], None] | None, elements: Sequence[int] | None = None
+    config: FitConfig,
+    files: Sequence[GraphFile],
+    skip: Callable[[str], None] | None,
+    elements: Sequence[int] | None = None,
 ) -> Graphs:
-    """All structures, once the bad rows are told; with `elements`, a row of another element is a bad row too."""
+    """All structures, once the bad rows are told; rows of none of these elements, or whose labels this fit cannot use,
+    are bad too. That is looked at here, so that graphs do not depend on it and fits of other settings find them."""
     kept = []
     for file in files:
         bad, good = file.bad, np.ones(len(file.records), dtype=bool)
-        for number in _of_other_elements(file, elements):
-            good[number] = False
+        doubtful = _of_other_elements(file, elements) | _with_fields(file, supervised(config))
+        for number in np.flatnonzero(doubtful).tolist():
+            structure = file.read(number)
             try:
-                check_elements(file.read(number).numbers.numpy(), elements)
-            except UnknownElementError as error:
-                bad.append((int(file.records.columns["row"][number]), error))
+                check_elements(structure.numbers.numpy(), elements)
+                check_supervision(config, structure)
+            except LrpotError as error:
+                good[number] = False
+                bad.append((int(structure.row), error))
         if bad:
             tell_bad_rows(file.path, sorted(bad, key=lambda found: found[0]), file.n_rows, skip)
         kept.append(good)
     return Graphs(files).select(np.flatnonzero(np.concatenate(kept)))
 
 
-def _of_other_elements(file: GraphFile, elements: Sequence[int] | None) -> list[int]:
-    """Numbers of the structures with an element that is none of these."""
-    if elements is None:
-        return []
-    other = [bool(set(elements_of(formula)) - set(elements)) for formula in file.formulas]
-    return np.flatnonzero(np.array(other, dtype=bool)[file.records.columns["formula"]]).tolist()
+def _of_other_elements(file: GraphFile, elements: Sequence[int] | None) -> np.ndarray:
+    """(number of structures,) bool: which have an element that is none of these."""
+    other = [elements is not None and bool(set(elements_of(f)) - set(elements)) for f in file.formulas]
+    return np.array(other, dtype=bool)[file.records.columns["formula"]]
+
+
+def _with_fields(file: GraphFile, names: Sequence[str]) -> np.ndarray:
+    """(number of structures,) bool: which have any of these fields."""
+    found = [any(field.name in names for field in layout) for layout in file.records.layouts]
+    return np.array(found, dtype=bool)[file.records.columns["layout"]]
 
 
 def _check_held_back(data: DataConfig, parts: Mapping[str, Graphs], elements: Sequence[int]) -> None:

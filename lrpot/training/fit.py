@@ -26,14 +26,22 @@ from lrpot.interrupts import finish_step_on_ctrl_c
 from lrpot.kspace import CoulombComplement
 from lrpot.model_file import ModelInfo, check_device, load, save, symbols
 from lrpot.potential import Potential
-from lrpot.training.baseline import fit_baseline, relative_step, residual_scales, set_start, store_known
+from lrpot.training.baseline import (
+    charge_scales,
+    fit_baseline,
+    relative_step,
+    residual_scales,
+    set_start,
+    store_known,
+)
 from lrpot.training.batches import check_sizes, train_loader, valid_loader
 from lrpot.training.checkpoint import SaveEveryEpoch, StopOnSignal, usable_checkpoint
-from lrpot.training.dataset import FitData, read_data
+from lrpot.training.dataset import FitData, read_data, supervised
 from lrpot.training.module import StageModule
 from lrpot.training.split import write_split
 from lrpot.training.stages import Stage, plan
 from lrpot.training.summary import (
+    charge_sizes,
     charge_warnings,
     charges_of,
     charges_text,
@@ -182,6 +190,7 @@ class _Run:
         model.to(self.config.training.device)
         found = evaluate_structures(model, self.data.valid)
         entry = {"validation": found.errors(), "charges": charges_of(model, found), "origin": origin}
+        entry["charge_sizes"] = charge_sizes(found)
         self._keep(model, {"stage": 0, "title": "start", **entry})
         if model.long is not None:
             model.long.charges.set_values({})  # until the stage that is to have them
@@ -253,6 +262,8 @@ class _Run:
         # what everything present predicts now gives the scales; in the epochs only the frozen parts are known
         store_known(model, self.data.train, stage.frozen | stage.evaluated)
         scales = residual_scales(self.data.train)
+        if "long" in stage.trained:
+            scales |= charge_scales(model, self.data.train, supervised(self.config), stage.evaluated)
         lr_long = training.lr
         if training.lr_long != "auto":
             lr_long = training.lr_long
@@ -273,6 +284,7 @@ class _Run:
             "seconds": round(seconds, 1),
             "validation": errors,
             "charges": charges_of(model, found),
+            "charge_sizes": charge_sizes(found),
             "history": module.history,
         }
         self._keep(model, entry)

@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch_geometric.data import Batch
 
-from lrpot.config import TrainingConfig
+from lrpot.charges.polarisation import charge_quantities
+from lrpot.config import CHARGE_WEIGHTS, TrainingConfig
 from lrpot.errors import TrainingError
 from lrpot.potential import Potential
-from lrpot.structure import Structure, batch_index, collate
+from lrpot.structure import LABELS, Structure, batch_index, collate
 from lrpot.training.baseline import add_offsets, composition
 from lrpot.training.stages import Stage
 
@@ -67,6 +68,7 @@ class StageModule(lightning.LightningModule):
         self.scales = scales
         self.lr_long = lr_long
         self.weights = {"energy": config.energy_weight, "forces": config.force_weight, "stress": config.stress_weight}
+        self.weights |= {label: getattr(config, name) for label, name in CHARGE_WEIGHTS.items()}
         self.best_loss = math.inf
         self.best_weights: dict[str, Tensor] = {}
         self.stale_epochs = 0
@@ -176,20 +178,30 @@ class StageModule(lightning.LightningModule):
             setattr(self, name, checkpoint["stage"][name])
 
     def _loss(self, batch: Batch, *, create_graph: bool) -> tuple[Tensor, dict[str, float]]:
-        """The loss, and mean absolute errors by label: eV/atom, eV/A, eV/A^3."""
+        """The loss, and mean absolute errors by label, in the units of `lrpot.evaluation`."""
+        born: bool | Tensor = False
+        if "born_charges" in self.scales and "born_charges" in batch:
+            found = batch.born_charges[:, 0, 0].isfinite().to(torch.int64)
+            born = torch.zeros_like(batch.total_charge, dtype=torch.int64).index_add(0, batch_index(batch), found) > 0
+            if not bool(born.any()):
+                born = False
         output = self.model(
             batch,
             forces="forces" in batch,
             stress="stress" in batch and self.weights["stress"] > 0,
+            born_charges=born,
             create_graph=create_graph,
             parts=self.stage.evaluated,
         )
+        output = output | charge_quantities(batch, output)
         loss = batch.positions.new_zeros(())
         errors = {}
         for label, scale in self.scales.items():
             if label not in output or label not in batch:
                 continue
-            difference = output[label] + batch[f"known_{label}"] - batch[label]
+            difference = output[label] - batch[label]
+            if label in LABELS:
+                difference = difference + batch[f"known_{label}"]
             # every row has an energy; rows without another label have nan in its place
             difference = difference / _n_atoms(batch) if label == "energy" else difference[batch[label].isfinite()]
             if difference.numel() == 0:

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from lrpot.config import DataConfig
+from lrpot.data.sources import named
 from lrpot.errors import ConfigError, DataError
 
 PARTS = ("train", "valid", "test")
@@ -51,11 +52,6 @@ def divide(config: DataConfig, seed: int, rows: np.ndarray, formula: np.ndarray)
     return {"train": rest, **chosen}
 
 
-def named(source: str | Sequence[str] | None) -> str:
-    """Files, in a message."""
-    return source if isinstance(source, str) else ", ".join(source or ())
-
-
 def write_split(rows: Mapping[str, Sequence[int]], files: Sequence[Mapping[str, Any]]) -> str:
     """The text of split.json: rows by part, and the files with their hashes."""
     return json.dumps({**rows, "files": files})
@@ -67,7 +63,7 @@ def check_unchanged(path: Path, files: Sequence[Mapping[str, Any]]) -> None:
     Args:
         path: split.json of the run. files: of the data now, as `write_split` takes them.
     Raises:
-        DataError: they are others; names the first file that was changed.
+        DataError: they are others; names the first file that was changed. Or an earlier version began the run.
     """
     before = _stored(path)["files"]
     cure = f"put back what the run in {path.parent} began with, or start anew in another --out"
@@ -91,10 +87,17 @@ def stored_split(path: Path, rows: np.ndarray) -> Split:
 def _stored(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        files = _FILES.validate_python(content.pop("files"))
-        return {**_ROWS.validate_python(content), "files": files}
-    except (OSError, KeyError, ValueError, AttributeError, TypeError) as error:
+        files = content.pop("files", None)
+        rows = _ROWS.validate_python(content)
+        if files is not None or "train" not in rows:
+            return {**rows, "files": _FILES.validate_python(files)}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise DataError(f"{path}: is damaged; start anew in another --out") from error
+    # without their hashes nobody knows that the data are still those of the run
+    raise DataError(
+        f"{path}: the run was begun by an earlier version of lrpot, which did not record its files of data; finish it "
+        "with that version, or start anew in another --out"
+    )
 
 
 def _held_back(config: DataConfig, order: np.ndarray, sizes: np.ndarray) -> dict[str, np.ndarray]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from ase.data import chemical_symbols
 
 from lrpot.config import FitConfig
-from lrpot.evaluation import Evaluation
+from lrpot.evaluation import QUANTITIES, Evaluation
 from lrpot.potential import Potential
-from lrpot.structure import LABELS
+from lrpot.training.stages import plan
 
 # Charges below this (e), where they started larger, have been driven out by the network.
 COLLAPSED = 0.1
@@ -28,6 +29,12 @@ def charges_of(model: Potential, evaluation: Evaluation) -> dict[str, float]:
     return {chemical_symbols[z]: q for z, q in model.long.charges.by_element().items()}
 
 
+def charge_sizes(evaluation: Evaluation) -> dict[str, float]:
+    """Root mean square charge in e by symbol: charges of both signs whose mean is zero have a size all the same."""
+    found = evaluation.charges_by_element()
+    return {symbol: math.hypot(values["mean"], values["spread"]) for symbol, values in found.items()}
+
+
 def charges_text(charges: Mapping[Any, float]) -> str:
     """Charges by symbol or atomic number -> "Na +0.65, ... e"."""
     names = {z if isinstance(z, str) else chemical_symbols[z]: q for z, q in charges.items()}
@@ -35,35 +42,53 @@ def charges_text(charges: Mapping[Any, float]) -> str:
 
 
 def charge_warnings(done: list[dict[str, Any]], config: FitConfig) -> list[str]:
-    """What to say about charges that the fit has driven to zero."""
-    charges = done[-1]["charges"]
-    if not charges or config.model.charges.init == "zero":
+    """What to say about charges of any kind that the fit has driven to zero.
+
+    Args:
+        done: the entries of the start and of all stages so far, with "stage" and "charge_sizes", e.
+    """
+    # a run that an earlier version began has no sizes of its start
+    before, now = done[0].get("charge_sizes"), done[-1]["charge_sizes"]
+    fitted = done[-1]["stage"] > 0 and "long" in plan(config)[done[-1]["stage"] - 1].trained
+    if not before or not now or not fitted or max(now.values()) >= COLLAPSED or max(before.values()) < COLLAPSED:
         return []
-    largest = max(abs(q) for q in charges.values())
-    if len(done) < 3 or largest >= COLLAPSED or max(abs(q) for q in done[0]["charges"].values()) < COLLAPSED:
-        return []
+    sizes = ", ".join(f"{symbol} {size:.5f}" for symbol, size in now.items())
     return [
-        f"the charges have collapsed to zero ({charges_text(charges)}): the network had taken up the long range "
-        "before they were fitted; use --schedule physical-start or physics-first, so that it fits only what they leave"
+        f"the charges have collapsed to zero (root mean square {sizes} e; they started at up to "
+        f"{max(before.values()):.2f} e): {_cause(config)}"
     ]
+
+
+def _cause(config: FitConfig) -> str:
+    if config.training.stages == 3 and config.schedule == "published":
+        return (
+            "the network had taken up the long range before they were fitted; use --schedule physical-start or "
+            "physics-first, so that it fits only what they leave"
+        )
+    return (
+        "energies and forces of these structures do not hold them against the network; add larger cells or molecules "
+        "at larger distances, or labels of charges, dipoles or Born charges (training.charge_weight, dipole_weight, "
+        "born_weight)"
+    )
 
 
 def progress_note(history: list[dict[str, float]]) -> str:
     """The last epoch, beside a progress bar."""
     last = history[-1]
-    return ", ".join(f"{name} {last[name]:.2e}" for name in ("loss", *LABELS) if name in last)
+    return ", ".join(f"{name} {last[name]:.2e}" for name in ("loss", *QUANTITIES) if name in last)
 
 
 def errors_text(errors: Mapping[str, Any]) -> str:
     """Mean absolute errors in one line."""
-    return ", ".join(f"{name} {errors[name]['mae']:.3g} {errors[name]['unit']}" for name in LABELS if name in errors)
+    present = [name for name in QUANTITIES if name in errors]
+    return ", ".join(f"{name} {errors[name]['mae']:.3g} {errors[name]['unit']}" for name in present)
 
 
 def stage_table(
     rows: list[tuple[str, Mapping[str, Any], Mapping[str, float]]],
 ) -> tuple[list[str], list[list[str]]]:
     """Columns and lines of the table of stages: title, errors and charges of each, and what it improved."""
-    labels = [label for label in LABELS if label in rows[0][1]]
+    labels = [label for label in QUANTITIES if label in rows[0][1]]
     columns = ["stage", *(f"{label} ({rows[0][1][label]['unit']})" for label in labels), "charges (e)", "improved"]
     lines = []
     before: Mapping[str, Any] | None = None

@@ -71,6 +71,10 @@ def crystals() -> dict[str, bytes]:
         "nan_cell": row(cell=CUBE.replace("0.0", "nan", 1)),
         "nan_charge": row(labels="energy=-7.9 charge=nan"),
         "text_charge": row(labels="energy=-7.9 charge=plus"),
+        "short_dipole": row(labels='energy=-7.9 dipole="0.0 1.0"'),
+        "nan_charges": row(atom="Cl 2.82 0.0 0.0 -0.1 0.0 0.0 nan")
+        .replace("0.1 0.0 0.0\n", "0.1 0.0 0.0 0.5\n")
+        .replace("forces:R:3", "forces:R:3:charges:R:1"),
         "stress_without_period": row(labels='energy=-7.9 stress="0 0 0 0 0 0 0 0 0"', pbc="T T F"),
         "overlapping": row(atom="Cl 0.05 0.0 0.0 -0.1 0.0 0.0"),
         "same_place": row(atom="Cl 0.0 2.82 2.82 -0.1 0.0 0.0"),  # an image of atom 0

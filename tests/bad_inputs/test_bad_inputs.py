@@ -69,6 +69,8 @@ REFUSALS = {
     "fit {bad}/nan_force.extxyz --out out/run": ("nan_force.extxyz, row 1: the force on atom 1", "correct it"),
     "evaluate {sound}/model.pt {bad}/nan_stress.extxyz --out out": ("nan_stress.extxyz, row 1: stress", "correct it"),
     "fit {bad}/stress_without_period.extxyz --out out/run": ("row 1: has a stress, but pbc = [True, ", "remove it"),
+    "fit {bad}/short_dipole.extxyz --out out/run": ("row 1: dipole has shape (2,), expected (3,)", "correct the label"),
+    "fit {bad}/nan_charges.extxyz --out out/run": ("row 1: charges of atom 1 holds something", "correct it or remove"),
     "fit {bad}/nan_position.extxyz --out out/run": ("row 1: the position of atom 1 is not a finite", "correct it"),
     "predict {sound}/model.pt {bad}/nan_position.extxyz --out out/p.csv": ("row 1: the position of atom 1", "correct"),
     "fit {bad}/nan_cell.extxyz --out out/run": ("nan_cell.extxyz, row 1: the cell", "not finite", "correct it"),

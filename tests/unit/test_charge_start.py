@@ -19,6 +19,7 @@ from lrpot.charges.prefit import fit_charges
 from lrpot.charges.start import StartingCharges, given_charges, starting_charges
 from lrpot.config import ChargesConfig
 from lrpot.data.readers import StructureFile
+from lrpot.data.shards import write_shard
 from lrpot.errors import ConfigError
 from lrpot.structure import Structure, make_structure
 from tests.unit.charge_data import SALT, SAMPLES, crystals, labelled, perovskite, rock_salt, to_atoms
@@ -238,6 +239,18 @@ def test_born_charges_from_labels_in_the_data(tmp_path: Path) -> None:
     assert origin == f"Born charges of 2 rows of {tmp_path / 'rows.extxyz'}"
     found = start("born", sample()[:1], source=tmp_path / "rows.extxyz")
     assert found.values == pytest.approx({11: SCREENED, 17: -SCREENED})
+
+
+def test_born_charges_may_be_in_any_of_several_shards(tmp_path: Path) -> None:
+    rows = [to_atoms(s) for s in sample()[:3]]
+    rows[2].arrays["born_charges"] = np.where(rows[2].numbers == 11, 1.0, -1.0)[:, None, None] * BORN
+    rows[2].info["dielectric"] = DIELECTRIC
+    shards = [write_shard(tmp_path / f"{n}.h5", [atoms]) for n, atoms in enumerate(rows)]
+    found = start("born", sample()[:1], source=shards)
+    assert found.values == pytest.approx({11: SCREENED, 17: -SCREENED})
+    assert found.origin == f"Born charges of 1 rows of {', '.join(map(str, shards))}"
+    with pytest.raises(ConfigError, match=r"0.h5, .*1.h5: no row has arrays born_charges"):
+        start("born", sample()[:1], source=shards[:2])
 
 
 def test_born_charges_that_are_nowhere() -> None:

@@ -200,7 +200,7 @@ def test_evaluate(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     shown = capsys.readouterr().out
     for words in ("12 structures, 192 atoms", "energy (eV/atom)", "forces (eV/A)", "MAE", "RMSE"):
         assert words in shown
-    assert listing(tmp_path) == ["evaluation-nacl.json", "parity-nacl.png"]
+    assert listing(tmp_path) == ["charge-scale-nacl.png", "evaluation-nacl.json", "parity-nacl.png"]
     found = json.loads((tmp_path / "evaluation-nacl.json").read_text())
     assert found["n_structures"] == 12
     assert found["n_atoms"] == 192
@@ -228,7 +228,7 @@ def test_evaluate_writes_beside_the_model_unless_told(tmp_path: Path) -> None:
     save_model(tmp_path / "models" / "m.pt")
     write_ionic_rows(tmp_path / "rows.extxyz", n=2, stress=True)
     assert run_cli("evaluate", tmp_path / "models" / "m.pt", tmp_path / "rows.extxyz", "--dtype", "float32") == 0
-    assert listing(tmp_path / "models") == ["evaluation-rows.json", "m.pt", "parity-rows.png"]
+    assert listing(tmp_path / "models") == ["charge-scale-rows.png", "evaluation-rows.json", "m.pt", "parity-rows.png"]
     found = json.loads((tmp_path / "models" / "evaluation-rows.json").read_text())
     assert found["stress"]["unit"] == "eV/A^3"
 

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from lrpot.data import shards
+from lrpot.data.labels import charge_labels_of, labels_as_given, total_charge
 from lrpot.data.packing import write_shards
-from lrpot.data.readers import labels_of, read_rows, total_charge
+from lrpot.data.readers import read_rows
 from lrpot.data.shards import read_shard, write_shard
 from lrpot.errors import DataError, LrpotError, OutputError
+from lrpot.structure import CHARGE_LABELS, LABELS
 from tests.helpers_cli import run_cli
 from tests.unit.graph_data import varied_rows, write_varied
 
@@ -28,9 +30,29 @@ def test_rows_come_back(tmp_path: Path) -> None:
             assert np.array_equal(getattr(a, name), getattr(b, name))
         assert np.array_equal(a.cell.array, b.cell.array)
         assert total_charge(a) == total_charge(b)
-        left, right = labels_of(a), labels_of(b)
-        assert left.keys() == right.keys()
-        assert all(np.array_equal(left[name], right[name]) for name in left)
+        for labels_of in (labels_as_given, lambda atoms: charge_labels_of(atoms, total_charge(atoms))):
+            left, right = labels_of(a), labels_of(b)
+            assert left.keys() == right.keys()
+            assert all(np.array_equal(left[name], right[name], equal_nan=True) for name in left)
+    assert set().union(*(labels_as_given(atoms) for atoms in rows)) == set(shards.LABELS)
+
+
+def test_a_shard_holds_every_label_that_a_structure_has() -> None:
+    assert set(LABELS + CHARGE_LABELS) <= set(shards.LABELS)
+
+
+def test_labels_that_are_named_otherwise_are_kept_where_readers_put_them(tmp_path: Path) -> None:
+    """Charges and dipoles from arrays and info, stresses as tensors: a shard writes each in one way."""
+    (atoms,) = varied_rows(1)
+    results = dict(atoms.calc.results)
+    xx, yy, zz, yz, xz, xy = results["stress"]
+    atoms.calc.results["stress"] = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+    atoms.arrays["charges"] = atoms.calc.results.pop("charges")
+    atoms.info["dipole"] = [0.1, 0.2, 0.3]
+    (back,) = read_shard(write_shard(tmp_path / "a.h5", [atoms]))
+    assert np.array_equal(back.calc.results["charges"], results["charges"])
+    assert np.array_equal(back.calc.results["stress"], results["stress"])
+    assert back.calc.results["dipole"].tolist() == [0.1, 0.2, 0.3]
 
 
 def test_some_rows_are_read_from_every_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,6 +91,8 @@ def test_a_row_that_a_shard_could_not_keep_is_refused(tmp_path: Path) -> None:
     [
         ({"cell": None}, "has no data set 'cell'"),
         ({"forces": np.zeros((3, 3))}, r"forces has shape \(3, 3\), expected"),
+        ({"born_charges": np.zeros((3, 9))}, r"born_charges has shape \(3, 9\), expected \(\d+, 3, 3\)"),
+        ({"charges": np.full(16, np.nan)}, "row 0: charges of atom 0 holds something that is not a finite number"),
         ({"labelled_energy": np.ones(2, bool)}, r"labelled_energy has shape \(2,\), expected \(3,\)"),
         ({"energy": np.array([0.0, np.nan, 0.0])}, "row 1: energy is not a finite number"),
     ],

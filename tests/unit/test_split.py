@@ -172,9 +172,20 @@ def test_a_changed_file_is_named(tmp_path: Path) -> None:
     check_unchanged(path, [{**FILES[0], "file": "moved.extxyz"}])
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"train": [0]}', '{"files": 3}', '{"files": [], "train": "x"}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"valid": [0]}', '{"files": 3}', '{"files": [], "train": "x"}'])
 def test_a_damaged_split_is_told(tmp_path: Path, text: str) -> None:
     path = tmp_path / "split.json"
     path.write_text(text)
     with pytest.raises(DataError, match=r"split.json: is damaged; start anew"):
         check_unchanged(path, FILES)
+
+
+def test_a_run_of_an_earlier_version_is_told_apart_from_a_damaged_one(tmp_path: Path) -> None:
+    """Those runs kept the rows of each part and nothing on the files."""
+    path = tmp_path / "split.json"
+    path.write_text('{"train": [0, 2], "valid": [1]}')
+    with pytest.raises(
+        DataError, match=r"split.json: the run was begun by an earlier version .* another --out"
+    ) as error:
+        check_unchanged(path, FILES)
+    assert "\n" not in str(error.value)

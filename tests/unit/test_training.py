@@ -21,7 +21,6 @@ from lrpot.training.baseline import fit_baseline, relative_step, residual_scales
 from lrpot.training.batches import EpochShuffle
 from lrpot.training.module import StageModule
 from lrpot.training.stages import Stage, plan
-from lrpot.training.summary import charge_warnings
 from tests.unit.training_data import CHARGE, ionic_rows, write_ionic_rows
 
 SMALL = {
@@ -222,16 +221,6 @@ def test_one_stage_and_other_kernels(data: Path, tmp_path: Path) -> None:
         result = fit(data, out=tmp_path / str(n), settings=SMALL | settings, verbose=False)
         assert np.isfinite(result.test["energy"]["mae"])
         assert len(result.stages) == {0: 2, 1: 4, 2: 2, 3: 4}[n]
-
-
-def test_collapsed_charges_are_reported_with_the_cure() -> None:
-    done = [{"charges": {"Na": q, "Cl": -q}} for q in (0.9, 0.9, 0.02)]
-    (warning,) = charge_warnings(done, config())
-    assert "collapsed" in warning
-    assert "physical-start" in warning
-    assert charge_warnings(done[:2], config()) == []
-    steady = [{"charges": {"Na": q, "Cl": -q}} for q in (0.9, 0.9, 0.85)]
-    assert charge_warnings(steady, config()) == []
 
 
 def test_not_finite_loss_stops_before_the_step_and_names_rows(
