@@ -34,7 +34,8 @@ def fit(
     data: Annotated[
         Path | None,
         typer.Argument(
-            help="Labelled structures in any format that ASE reads (energy eV, forces eV/A, stress eV/A^3)."
+            help="Labelled structures in any format that ASE reads (energy eV, forces eV/A, stress eV/A^3): a file, "
+            "or a pattern in quotes."
         ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Directory of the run.")] = Path("runs/fit"),

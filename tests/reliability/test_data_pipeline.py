@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import ase.io
+import numpy as np
 import pytest
 import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from lrpot import fit, load
 from lrpot.data import cache
+from lrpot.data.packing import write_shards
 from lrpot.errors import DataError, TrainingError
 from lrpot.training import checkpoint
+from tests.helpers_cli import run_cli
 from tests.unit.training_data import ionic_rows
 
 ROOT = Path(__file__).parents[2]
@@ -136,6 +139,50 @@ def test_a_split_is_repeated_by_its_file(data: Path, tmp_path: Path) -> None:
     assert first == second
 
 
+def test_a_fit_to_labels_of_charges_in_shards_ends_as_one_to_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted, resumed, graphs from the cache, and Born charges to start from in the second shard only."""
+    rows = ionic_rows(10)
+    for n, atoms in enumerate(rows):
+        signs = np.where(atoms.numbers == 11, 1.0, -1.0)
+        atoms.arrays["charges"] = 0.9 * signs
+        if n >= 6:
+            atoms.arrays["born_charges"] = 1.2 * signs[:, None] * np.eye(3).reshape(9)
+            atoms.info["dielectric"] = 2.25 * np.eye(3)
+    ase.io.write(tmp_path / "rows.extxyz", rows, format="extxyz")
+    shards = write_shards(tmp_path / "shards", [tmp_path / "rows.extxyz"], 6)
+    settings = SETTINGS | {"model.kernel.form": "coulomb", "model.charges.init": "born", "training.stages": 1}
+    settings |= {"training.charge_weight": 1.0, "training.born_weight": 0.1}
+    settings |= {"training.max_epochs": 2, "training.lr_long": 0.01}
+    text = fit(tmp_path / "rows.extxyz", out=tmp_path / "text", settings=settings, verbose=False)
+    assert text.stages[0]["origin"].startswith("Born charges of 4 rows of")
+    assert text.stages[0]["charges"]["Na"] == pytest.approx(1.2 / 2.25**0.5)
+    settings |= {"data.cache": str(tmp_path / "cache")}
+    stop_after_one_epoch(monkeypatch, shards, out=tmp_path / "run", settings=settings, verbose=False)
+    resumed = fit(out=tmp_path / "run", resume=True, verbose=False)
+    assert_same_weights(tmp_path / "text", tmp_path / "run")
+    assert text.stages[1]["validation"] == resumed.stages[1]["validation"]
+    before, after = (entry["validation"]["charges"]["mae"] for entry in text.stages)
+    assert after < before
+
+
+def test_a_run_of_an_earlier_version_says_why_it_cannot_go_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its split.json names no files; the run is left as it is."""
+    out = tmp_path / "run"
+    stop_after_one_epoch(monkeypatch, data / "a.extxyz", out=out, settings=SETTINGS, verbose=False)
+    split = json.loads((out / "split.json").read_text())
+    del split["files"]
+    (out / "split.json").write_text(json.dumps(split))
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert run_cli("fit", "--resume", "--out", out) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "begun by an earlier version of lrpot" in line
+    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
 # A million rows are one structure, encoded once and written a million times: what is kept of each is what counts.
 LARGE_SET = """
 import sys
@@ -154,7 +201,7 @@ def megabytes():
 
 n = 1_000_000
 structure = to_structure(varied_rows(2)[1], 4.0)
-fields = {name: value for name, value in structure.to_dict().items() if name != "num_nodes"}
+fields = {name: value for name, value in structure.to_dict().items() if name not in ("num_nodes", "born_charges")}
 atoms, edges = structure.num_nodes, structure.edge_index.shape[1]
 layout, record = encode(fields, atoms, edges)
 before = megabytes()
