@@ -43,13 +43,23 @@ SETTINGS: dict[str, Any] = {
     "data.test_fraction": 0.0,
     "model.backbone.features": 32,
     "model.backbone.interactions": 2,
-    "training.dtype": "float64",
+    "model.kernel.tolerance": 1e-4,
+    "training.stages": 1,
+    "training.max_epochs": 130,
+    "training.patience": 130,
+    "training.batch_size": 8,
+    "training.energy_weight": 10.0,
+}
+CHARGED: dict[str, Any] = {
+    # small, with the signs of the electronegativities
+    "model.charges.init": {"H": 0.1, "C": 0.1, "N": -0.2, "O": -0.2},
+    # a single cosine is a constant: the kernel stays that of Coulomb
+    "model.kernel.basis": 1,
+    "training.charge_weight": 10.0,
 }
 MODELS: dict[str, dict[str, Any]] = {
     "network alone": {"model.kernel.form": "none"},
-    "embedding": {"model.charges.kind": "embedding"},
-    "environment": {"model.charges.kind": "environment"},
-    "equilibration": {"model.charges.kind": "equilibration"},
+    **{kind: CHARGED | {"model.charges.kind": kind} for kind in ("embedding", "environment", "equilibration")},
 }
 # A, of two molecules without periodic images: where the exponent of the tail is read off.
 FAR = (50.0, 100.0, 200.0)
@@ -80,7 +90,9 @@ def main() -> None:
                 **tail_of(calculator, train["CC"]),
             }
             print(name, records[name], flush=True)
-    flat = {label: tail_error(np.zeros(len(train[label] + test[label])), train[label], test[label]) for label in CLASSES}
+    flat = {
+        label: tail_error(np.zeros(len(train[label] + test[label])), train[label], test[label]) for label in CLASSES
+    }
     show(records, flat)
     print("wrote", write("charged_dimers", {"machine": machine(), "flat line": flat, "records": records}))
     print("wrote", draw(energies, train, test))
@@ -120,7 +132,9 @@ def tail_error(energies: np.ndarray, train: list[Atoms], test: list[Atoms]) -> f
         energies: (R,), eV, of the rows for training and then of those for the test.
     """
     last = len(train) - 1
-    return 1e3 * float(np.abs((energies - energies[last] - labels(train + test) + labels(train)[last])[last + 1 :]).mean())
+    return 1e3 * float(
+        np.abs((energies - energies[last] - labels(train + test) + labels(train)[last])[last + 1 :]).mean()
+    )
 
 
 def shape_error(energies: np.ndarray, train: list[Atoms]) -> float:
@@ -129,11 +143,11 @@ def shape_error(energies: np.ndarray, train: list[Atoms]) -> float:
     return 1e3 * float(np.abs(errors - np.median(errors)).mean())
 
 
-def tail_of(calculator: lrpot.LRCalculator, rows: list[Atoms]) -> dict[str, float]:
+def tail_of(calculator: lrpot.LRCalculator, rows: list[Atoms]) -> dict[str, float | None]:
     """Exponent and strength of the interaction of two molecules that are far apart and have no periodic images.
 
     Returns:
-        exponent: n of 1/d^n. product: of the charges of the molecules, e^2, if n is one.
+        exponent: n of 1/d^n, None without any interaction. product: of the charges of the molecules, e^2, if n is one.
     """
     atoms = rows[-1].copy()
     second = np.arange(len(atoms)) >= atoms.info["indexB"]
@@ -147,7 +161,7 @@ def tail_of(calculator: lrpot.LRCalculator, rows: list[Atoms]) -> dict[str, floa
         energies.append(energy_of(calculator, moved))
     near, far = np.diff(energies)
     if near == 0.0:
-        return {"exponent": np.nan, "product": 0.0}
+        return {"exponent": None, "product": 0.0}
     product = (energies[1] - energies[2]) / (COULOMB_CONSTANT * (1.0 / FAR[1] - 1.0 / FAR[2]))
     return {"exponent": float(np.log2(near / far)), "product": float(product)}
 
@@ -156,7 +170,8 @@ def show(records: Mapping[str, Mapping[str, Any]], flat: Mapping[str, float]) ->
     lines = [["flat line", *(f"{flat[label]:.2f}" for label in CLASSES), "", ""]]
     for name, record in records.items():
         errors = [f"{record['test'][label]:.2f}" for label in CLASSES]
-        lines.append([name, *errors, f"{record['exponent']:.2f}", f"{record['product']:+.3f}"])
+        exponent = "" if record["exponent"] is None else f"{record['exponent']:.2f}"
+        lines.append([name, *errors, exponent, f"{record['product']:+.3f}"])
     columns = ["model", *(f"{label} (meV)" for label in CLASSES), "exponent (CC)", "Q Q' (e^2)"]
     Console().table("error of E(d) - E(longest training distance), mean over the test rows", columns, lines)
 
@@ -173,7 +188,9 @@ def draw(energies: Mapping[str, Mapping[str, np.ndarray]], train: Curves, test: 
             reference = 1e3 * (labels(rows) - labels(rows)[last])
             axis.plot(distance, reference, "o", ms=5, mfc="none", color="k", label="DFT", zorder=5)
             for n, (name, curves) in enumerate(energies.items()):
-                axis.plot(distance, 1e3 * (curves[label] - curves[label][last]), ".-", ms=4, lw=1.1, color=f"C{n}", label=name)
+                axis.plot(
+                    distance, 1e3 * (curves[label] - curves[label][last]), ".-", ms=4, lw=1.1, color=f"C{n}", label=name
+                )
             # a model that is wrong by far must not hide the others
             room = 0.15 * np.ptp(reference)
             axis.set_ylim(reference.min() - room, reference.max() + room)

@@ -246,6 +246,12 @@ class TrainingConfig(_Section):
     energy_weight: float = Field(1.0, ge=0, description="Weight of the energy per atom in the loss.")
     force_weight: float = Field(1.0, ge=0, description="Weight of the forces in the loss.")
     stress_weight: float = Field(0.1, ge=0, description="Weight of the stress in the loss, where it is labelled.")
+    charge_weight: float = Field(
+        0.0,
+        ge=0,
+        description="Weight in the loss of what the charges add up to beside the total charge; for molecules and ions "
+        "in vacuum, whose charges no medium screens.",
+    )
     gradient_clip: float = Field(10.0, gt=0, description="Largest norm of the gradient of the loss.")
     dtype: Literal["float32", "float64"] = Field("float32", description="Precision of the network in training.")
     device: str = Field("cpu", description="cpu, cuda, cuda:1, ...")
@@ -264,6 +270,12 @@ class FitConfig(_Section):
         form, schedule = self.model.kernel.form, self.training.schedule
         if schedule == "physics-first" and form == "none":
             raise ValueError("schedule physics-first needs a long-range part, but kernel.form is none; choose coulomb")
+        return self
+
+    @model_validator(mode="after")
+    def _charges_to_weigh(self) -> FitConfig:
+        if self.training.charge_weight > 0 and self.model.kernel.form == "none":
+            raise ValueError("training.charge_weight needs charges, but kernel.form is none; choose coulomb")
         return self
 
     @property
