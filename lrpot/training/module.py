@@ -260,8 +260,8 @@ class StageModule(lightning.LightningModule):
 
 
 def _excess_charge(charges: Tensor, batch: Batch) -> Tensor:
-    """(G,), e: what the charges (N, C) of each structure add up to, less its total charge."""
-    return net_charge(charges[:, :1], batch_index(batch), batch.cell.shape[0])[:, 0] - batch.total_charge
+    """(G,), e: what the charges (N,) of each structure add up to, less its total charge."""
+    return net_charge(charges[:, None], batch_index(batch), batch.cell.shape[0])[:, 0] - batch.total_charge
 
 
 def _n_atoms(batch: Batch) -> Tensor:
