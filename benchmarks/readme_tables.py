@@ -31,7 +31,7 @@ def tables() -> list[str]:
     return [
         demo(read("demo")),
         transfer(read("size_transfer")),
-        electrolyte(read("electrolyte")),
+        dimers(read("charged_dimers")),
         steps(read("calculator")),
         large(read("calculator")),
         painn(read("painn")),
@@ -187,22 +187,13 @@ def transfer(result: dict[str, Any]) -> str:
     return table(tuple(columns), [(name, *row) for name, row in rows.items()])
 
 
-def electrolyte(result: dict[str, Any]) -> str:
-    rows = []
+def dimers(result: dict[str, Any]) -> str:
+    labels = list(result["flat line"])
+    rows = [("a flat line", *(f"{result['flat line'][label]:.1f}" for label in labels), "-")]
     for name, record in result["records"].items():
-        charges = record.get("charges", {})
-        rows.append(
-            (
-                name,
-                f"{1e3 * record['energy']['rmse']:.2f}",
-                f"{1e3 * record['energy']['mae']:.2f}",
-                f"{1e3 * record['forces']['rmse']:.0f}",
-                f"{1e3 * record['forces']['mae']:.0f}",
-                ", ".join(f"{s} {q['mean']:+.2f} ± {q['spread']:.2f}" for s, q in charges.items()) or "-",
-            )
-        )
-    columns = ("E RMSE (meV/atom)", "MAE", "F RMSE (meV/Å)", "MAE", "charges, mean ± spread (e)")
-    return table((f"NaCl in water, {result['train']} rows", *columns), rows)
+        product = f"{record['product']:+.2f}" if record["product"] else "-"
+        rows.append((name, *(f"{record['test'][label]:.1f}" for label in labels), product))
+    return table(("error of the tail (meV)", *labels, "Q_A Q_B of CC (e²)"), rows)
 
 
 def charge_models(result: dict[str, Any]) -> str:

@@ -298,6 +298,12 @@ class TrainingConfig(_Section):
         description="Weight of the Born charges in the loss, where they are labelled. With environment charges a step "
         "on crystals takes as many backward passes as the largest of them has atoms.",
     )
+    total_charge_weight: float = Field(
+        0.0,
+        ge=0,
+        description="Weight in the loss of what the charges add up to beside the total charge; for molecules and ions "
+        "in vacuum, whose charges no medium screens.",
+    )
     gradient_clip: float = Field(10.0, gt=0, description="Largest norm of the gradient of the loss.")
     dtype: Literal["float32", "float64"] = Field("float32", description="Precision of the network in training.")
     device: str = Field("cpu", description="cpu, cuda, cuda:1, ...")
@@ -324,7 +330,9 @@ class FitConfig(_Section):
 
     @model_validator(mode="after")
     def _labels_have_charges(self) -> FitConfig:
-        weights = [name for name in CHARGE_WEIGHTS.values() if getattr(self.training, name) > 0]
+        weights = [
+            name for name in (*CHARGE_WEIGHTS.values(), "total_charge_weight") if getattr(self.training, name) > 0
+        ]
         if weights and self.model.kernel.form == "none":
             raise ValueError(f"training.{weights[0]} needs charges, but kernel.form is none; choose coulomb")
         return self

@@ -16,6 +16,7 @@ from torch_geometric.data import Batch
 from lrpot.charges.polarisation import charge_quantities
 from lrpot.config import CHARGE_WEIGHTS, TrainingConfig
 from lrpot.errors import TrainingError
+from lrpot.kspace.neutrality import net_charge
 from lrpot.potential import Potential
 from lrpot.structure import LABELS, Structure, batch_index, collate
 from lrpot.training.baseline import add_offsets, composition
@@ -35,7 +36,8 @@ class StageModule(lightning.LightningModule):
     """Fits `stage.trained` of a potential to labels minus what the frozen parts give (`known_*`).
 
     The loss is the weighted sum of mean square errors of the energy per atom, the forces and the stress, each in
-    units of what there is to learn at the start of the stage. What an offset of each element can take up is projected
+    units of what there is to learn at the start of the stage; with `total_charge_weight`, also of what the charges of a
+    structure lack to its total charge, in e. What an offset of each element can take up is projected
     out of the energies of a batch, and the offsets are fitted before each validation: otherwise the mean energy, which
     every change of charges or kernel shifts by far more than the errors, would hold charges and kernel fast. The best
     weights by validation loss are kept; the weights before the first epoch are the first candidate, so no stage ends
@@ -210,6 +212,8 @@ class StageModule(lightning.LightningModule):
             if label == "energy" and create_graph:
                 difference = self._without_offsets(difference, batch)
             loss = loss + self.weights[label] * ((difference / scale) ** 2).mean()
+        if self.config.total_charge_weight > 0 and "charges" in output:
+            loss = loss + self.config.total_charge_weight * (_excess_charge(output["charges"], batch) ** 2).mean()
         return loss, errors
 
     def _without_offsets(self, energies: Tensor, batch: Batch) -> Tensor:
@@ -223,6 +227,11 @@ class StageModule(lightning.LightningModule):
         rank = min(int((singular > 1e-8 * singular.max()).sum()), n // 2)
         fitted = left[:, :rank]
         return (energies - fitted @ (fitted.T @ energies)) * math.sqrt(n / (n - rank))
+
+
+def _excess_charge(charges: Tensor, batch: Batch) -> Tensor:
+    """(G,), e: what the charges (N,) of each structure add up to, less its total charge."""
+    return net_charge(charges[:, None], batch_index(batch), batch.cell.shape[0])[:, 0] - batch.total_charge
 
 
 def _n_atoms(batch: Batch) -> Tensor:

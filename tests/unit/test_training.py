@@ -142,6 +142,30 @@ def test_offsets_follow_the_charges(structures: list[Structure]) -> None:
     assert model.short.offset[[11, 17]].tolist() == pytest.approx([0.25, 0.25], abs=1e-12)
 
 
+def test_total_charge_weight_adds_what_the_charges_lack_to_the_total_charge(structures: list[Structure]) -> None:
+    """Two cells of eight Na and eight Cl of which one is said to be charged, against sums by hand."""
+    weighted = config(model__charges__kind="environment", training__total_charge_weight=3.0)
+    model = build_potential(weighted.model, [11, 17])
+    model.long.charges.set_values({11: 0.5, 17: -0.4})
+    batch = [copy.copy(structure) for structure in structures[:2]]
+    batch[1].total_charge = torch.tensor([-1.0], dtype=torch.float64)
+    store_known(model, batch, set())
+    loss = {}
+    for name, training in (("without", config().training), ("with", weighted.training)):
+        module = StageModule(model, plan(weighted)[-1], training, [], {"energy": 1.0}, 1e-3)
+        loss[name], _ = module._loss(collate(batch), create_graph=True)
+    expected = 3.0 * 0.5 * (0.8**2 + 1.8**2)
+    assert (loss["with"] - loss["without"]).item() == pytest.approx(expected, rel=1e-9)
+    (slope,) = torch.autograd.grad(loss["with"] - loss["without"], [model.long.charges.values])
+    # d/dq of 3/2 (8 (q_Na + q_Cl) - Q)^2, summed over both
+    assert slope.tolist() == pytest.approx([3.0 * 8 * (0.8 + 1.8)] * 2, rel=1e-9)
+
+
+def test_total_charge_weight_needs_charges() -> None:
+    with pytest.raises(ConfigError, match=r"total_charge_weight needs charges, but kernel.form is none"):
+        config(model__kernel__form="none", training__total_charge_weight=1.0)
+
+
 def test_rows_without_a_label_leave_the_others_in_the_loss(structures: list[Structure]) -> None:
     """A batch in which one row lacks forces has the loss of the forces of the others."""
     model = build_potential(config().model, [11, 17])
