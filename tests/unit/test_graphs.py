@@ -21,7 +21,7 @@ from lrpot.data.graph_builder import GraphSettings, _some_graphs, build_graphs, 
 from lrpot.data.graphs import GraphFile, Graphs
 from lrpot.data.packing import write_shards
 from lrpot.data.readers import read_rows, tell_bad_rows, to_structures
-from lrpot.data.sources import expand
+from lrpot.data.sources import expand, named
 from lrpot.errors import DataError, LrpotError
 from lrpot.structure import Structure
 from tests.helpers_cli import one_error_line, run_cli
@@ -418,6 +418,13 @@ def test_files_patterns_and_lists(tmp_path: Path) -> None:
         expand(str(tmp_path / "*.xyz"))
     with pytest.raises(DataError, match="named twice"):
         expand([str(tmp_path / "a.h5"), str(tmp_path / "?.h5")])
+
+
+def test_messages_name_few_of_many_files() -> None:
+    assert named(None) == ""
+    assert named("a.xyz") == named(Path("a.xyz")) == "a.xyz"
+    assert named(["a.xyz", Path("b.xyz"), "c.xyz"]) == "a.xyz, b.xyz, c.xyz"
+    assert named([f"{n}.h5" for n in range(40)]) == "0.h5, 1.h5, 2.h5 and 37 more"
 
 
 def test_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
