@@ -177,11 +177,12 @@ def builder(result: dict[str, Any]) -> str:
 
 def transfer(result: dict[str, Any]) -> str:
     columns = ["mean absolute error, F (eV/Å)"]
-    rows: dict[str, list[str]] = {}
+    names = list(dict.fromkeys(name for records in result["records"].values() for name in records))
+    rows: dict[str, list[str]] = {name: [] for name in names}
     for crystal, records in result["records"].items():
         columns += [f"{crystal}, 64 atoms", "512 atoms", "charges (e)"]
-        for name, record in records.items():
-            row = rows.setdefault(name, [])
+        for name, row in rows.items():
+            record = records[name]
             row += [f"{record[size]['forces']['mae']:.1e}" for size in ("64 atoms", "512 atoms")]
             row.append(", ".join(f"{symbol} {charge:+.2f}" for symbol, charge in record["charges"].items()) or "-")
     return table(tuple(columns), [(name, *row) for name, row in rows.items()])
