@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from typing import Any
@@ -27,6 +28,10 @@ NACL = (11, 17)
 RandomCell = Callable[..., np.ndarray]
 RandomCrystal = Callable[..., Structure]
 MakePotential = Callable[..., Potential]
+
+# A job in the background of a script ignores Ctrl-C, and so would every process that a test starts and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _random_cell(seed: int, volume: float, *, left_handed: bool = False) -> np.ndarray:
