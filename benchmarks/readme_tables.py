@@ -7,6 +7,7 @@ python benchmarks/readme_tables.py --write    puts each in the place of the one 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -158,13 +159,19 @@ def reciprocal(result: dict[str, Any]) -> str:
         row += [f"{own['milliseconds']:.2g}" if own["milliseconds"] < 10 else f"{own['milliseconds']:.0f}"]
         row += [f"{1e3 * own['milliseconds'] / case['atoms']:.1f}"]
         for peer in peers:
-            record = found.get(peer)
-            mark = "*" if record and record["force error"] > result["limit"] else ""
-            ratio = "-" if record is None else f"{record['ratio']:.{0 if record['ratio'] > 10 else 1}f}x{mark}"
-            row.append(ratio)
+            row.append(_ratio(found.get(peer), own["milliseconds"], result["limit"]))
         rows.append(tuple(row))
     columns = ("E + F of the reciprocal sum, atoms", "lrpot (ms)", "(µs/atom)", *peers)
     return table(columns, rows)
+
+
+def _ratio(record: dict[str, Any] | None, own: float, limit: float) -> str:
+    """How many times slower; a star if it is not as accurate, in brackets a faster setting that nearly is."""
+    if record is None:
+        return "-"
+    ratios = [record["ratio"], *(float(text) / own for text in re.findall(r"([\d.e+]+) ms", record["near"]))]
+    texts = [f"{ratio:.{0 if ratio > 10 else 1}f}x" for ratio in ratios]
+    return texts[0] + "*" * (record["force error"] > limit) + "".join(f" ({text})" for text in texts[1:])
 
 
 def builder(result: dict[str, Any]) -> str:

@@ -51,7 +51,7 @@ def same_in_lrpot(network: nn.Module, kernel: str = "none") -> Potential:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "best_model"
         torch.save(network, path)
-        converted = convert_schnetpack(path, elements=("Na", "Cl"), energy_unit="eV", trust=True)
+        converted = convert_schnetpack(path, elements=("Na", "Cl"), energy_unit="eV")
     if kernel == "none":
         return converted
     backbone = network.representation

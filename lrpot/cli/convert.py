@@ -37,9 +37,6 @@ def schnetpack(
     elements: Annotated[str, typer.Option("--elements", help="What it was fitted to, such as Na,Cl.")],
     energy_unit: Annotated[EnergyUnit, typer.Option("--energy-unit", help="Of its energies; the file does not say.")],
     length_unit: Annotated[LengthUnit, typer.Option("--length-unit", help="Of its positions.")] = LengthUnit.Ang,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Run the code in the file; loading a pickle does that.")
-    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
     """Convert a PaiNN potential of SchNetPack 2.0: the same energies and forces, without long range."""
@@ -52,6 +49,6 @@ def schnetpack(
         raise OutputError(f"{out}: exists already; add --overwrite to replace it, or choose another name")
     symbols = [symbol.strip() for symbol in elements.split(",") if symbol.strip()]
     potential = convert_schnetpack(
-        model, elements=symbols, energy_unit=energy_unit.value, length_unit=length_unit.value, trust=trust
+        model, elements=symbols, energy_unit=energy_unit.value, length_unit=length_unit.value
     )
     Console().line(f"wrote {save(potential, out)}")

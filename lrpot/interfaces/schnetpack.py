@@ -1,8 +1,13 @@
-"""SchNetPack's PaiNN potentials as models of lrpot. SchNetPack itself is needed only here, to read its pickles."""
+"""SchNetPack's PaiNN potentials as models of lrpot. SchNetPack itself is needed only here, to read its files.
+
+They are pickles of whole modules. What a pickle may make is limited to modules of SchNetPack and torch and a few
+functions, so that no code in a file runs.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import typing
 import warnings
 from collections.abc import Iterable, Iterator
@@ -33,6 +38,25 @@ ENERGY_UNITS = {
 LENGTH_UNITS = {"Ang": 1.0, "nm": units.nm, "Bohr": units.Bohr}
 
 GRID = 1e-6  # of the cutoff: how far the centres of Gaussians, made in float32, may lie off an even grid
+# What a file may ask for: modules from these places (SchNetPack's others open files and folders), and these functions.
+MODULES = (
+    "torch.nn.modules.",
+    "schnetpack.atomistic.",
+    "schnetpack.model.base",
+    "schnetpack.nn.",
+    "schnetpack.representation.",
+    "schnetpack.transform.atomistic",
+    "schnetpack.transform.casting",
+)
+FUNCTIONS = (
+    "torch.nn.functional.silu",
+    "torch.nn.functional.relu",
+    "torch.nn.functional.softplus",
+    "torch.nn.init.xavier_uniform_",
+    "torch.nn.init.zeros_",
+    "schnetpack.nn.activations.shifted_softplus",
+)
+
 EPSILON = 1e-8  # of the mixing blocks; SchNetPack's default and lrpot's only one
 
 
@@ -42,7 +66,6 @@ def convert_schnetpack(
     elements: Iterable[str],
     energy_unit: str,
     length_unit: str = "Ang",
-    trust: bool = False,
 ) -> Potential:
     """Read a model that SchNetPack 2 saved whole (`best_model`), as a potential without long range.
 
@@ -51,19 +74,14 @@ def convert_schnetpack(
             readout with silu, and AddOffsets.
         elements: symbols that it was fitted to; the file does not say.
         energy_unit, length_unit: of the data that it was fitted to: one of ENERGY_UNITS and LENGTH_UNITS.
-        trust: whether code in the file may run; loading a pickle runs it.
     Returns:
         the same function in eV and A, in the precision of the file, with `info`.
     Raises:
-        ConfigError: not trusted, an unknown unit or element, or SchNetPack is missing.
-        ModelFileError: not such a file, or a model that lrpot has no counterpart of.
+        ConfigError: an unknown unit or element, or SchNetPack is missing.
+        ModelFileError: not such a file, one that asks for anything but such modules, or a model that lrpot has no
+            counterpart of.
     """
     path = Path(path)
-    if not trust:
-        raise ConfigError(
-            f"{path}: a SchNetPack model is a pickle, and loading it runs whatever code is in it; if you know who made "
-            "it, add --trust (in Python: trust=True)"
-        )
     for name, value, table in (("energy", energy_unit, ENERGY_UNITS), ("length", length_unit, LENGTH_UNITS)):
         if value not in table:
             raise ConfigError(f"{name} unit {value!r} is not known; choose one of {', '.join(table)}")
@@ -121,11 +139,14 @@ def _load(path: Path) -> nn.Module:
                 f"reading a SchNetPack model needs SchNetPack ({error}); pip install schnetpack==2.0.4"
             ) from error
         try:
-            found = torch.load(path, map_location="cpu", weights_only=False)
+            with torch.serialization.safe_globals(_known_globals(path)):
+                found = torch.load(path, map_location="cpu", weights_only=True)
+        except ModelFileError:
+            raise
         except Exception as error:  # whatever unpickling may raise
             reason = " ".join(str(error).split())[:120]
             raise ModelFileError(
-                f"{path}: cannot be unpickled ({type(error).__name__}: {reason}); give the best_model file of a run of "
+                f"{path}: cannot be read ({type(error).__name__}: {reason}); give the best_model file of a run of "
                 "SchNetPack 2.0"
             ) from error
     if not isinstance(found, NeuralNetworkPotential):
@@ -133,6 +154,26 @@ def _load(path: Path) -> nn.Module:
             f"{path}: holds {type(found).__name__}, no NeuralNetworkPotential; give the best_model file of a run of "
             "SchNetPack, not a checkpoint or a state_dict"
         )
+    return found
+
+
+def _known_globals(path: Path) -> list[Any]:
+    """The modules and functions that a file asks for; nothing in it is run to find them.
+
+    Raises:
+        ModelFileError: it asks for something else.
+    """
+    found = []
+    for name in torch.serialization.get_unsafe_globals_in_checkpoint(path):
+        module, _, attribute = name.rpartition(".")
+        mine = name in FUNCTIONS or module.startswith(MODULES)
+        known = getattr(importlib.import_module(module), attribute, None) if mine else None
+        if name not in FUNCTIONS and not (isinstance(known, type) and issubclass(known, nn.Module)):
+            raise ModelFileError(
+                f"{path}: asks for {name}, which is no part of a SchNetPack potential; it was not loaded, for that "
+                "could run code of whoever made the file"
+            )
+        found.append(known)
     return found
 
 

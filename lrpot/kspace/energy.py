@@ -2,41 +2,26 @@
 
 from __future__ import annotations
 
-import math
-import weakref
-from collections import OrderedDict
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lrpot.errors import ConfigError
-from lrpot.kspace.boundary import (
-    Boundary,
-    boundary_of,
-    extent_of,
-    isolated_energy,
-    isolated_matrix,
-    radial_form,
-    slab_energy,
-)
+from lrpot.kspace.boundary import Boundary, boundary_of, radial_form
+from lrpot.kspace.derived import Derived
 from lrpot.kspace.fixed import potential_of
 from lrpot.kspace.kernel import Kernel
 from lrpot.kspace.lattice import MAX_KVECTORS, MAX_MODES, check_number, k_lattice, reciprocal_cell
 from lrpot.kspace.neutrality import NEUTRALITY, check_neutral, shift
-from lrpot.kspace.nufft import Mesh, choose_mesh
-from lrpot.kspace.plan import Plan, make_plan, volume_of
+from lrpot.kspace.plan import volume_of
 from lrpot.kspace.quadratic import quadratic_form
 from lrpot.kspace.structure_factor import structure_factor
 from lrpot.kspace.system import System, check_finite, make_system
 from lrpot.smooth import taper
 
 ENGINES = ("auto", "dense", "separable", "nufft")
-
-# Bytes of weights that are kept from call to call.
-KEPT = 1 << 28
 
 
 class ReciprocalSum(nn.Module):
@@ -96,7 +81,7 @@ class ReciprocalSum(nn.Module):
         self.envelope = float(envelope)
         self.neutrality = neutrality
         self.subtract_self = subtract_self
-        self._kept: _Derived | None = None
+        self._kept: Derived | None = None
         self._kept_state: tuple[object, ...] = ()
 
     def forward(
@@ -242,13 +227,14 @@ class ReciprocalSum(nn.Module):
 
     def phi(self, k: Tensor) -> Tensor:
         """(K,) or (K, C) kernel with envelope, eV A^3 / e^2, at (K,) wave numbers in 1/A."""
-        return self._with_envelope(self.kernel, k)
+        return self.with_envelope(self.kernel, k)
 
     def real_space(self, distances: Tensor) -> Tensor:
         """(P,) or (P, C), eV/e^2: energy of two unit charges at (P,) distances in A, alone in space."""
         return radial_form(self.phi, self.k_cutoff, self.envelope, float(distances.max()))(distances)
 
-    def _with_envelope(self, kernel: nn.Module, k: Tensor) -> Tensor:
+    def with_envelope(self, kernel: nn.Module, k: Tensor) -> Tensor:
+        """`phi` with the kernel in another form."""
         phi = kernel(k)
         if self.envelope == 1.0:
             return phi
@@ -353,17 +339,17 @@ class ReciprocalSum(nn.Module):
             energies[g] = 2.0 / torch.linalg.det(cell).abs() * (phi.to(torch.float64) * power).sum()
         return torch.stack(energies)
 
-    def _derived(self) -> _Derived:
+    def _derived(self) -> Derived:
         """What follows from the kernel: kept as long as its weights stay what they are, made anew while they are
         being trained."""
         weights = list(self.kernel.parameters())
         if any(p.requires_grad or p.is_inference() for p in weights):
-            return _Derived(self, trained=any(p.requires_grad for p in weights))
+            return Derived(self, trained=any(p.requires_grad for p in weights))
         # an optimiser changes weights in place, which their version tells
         settings = (self.engine, self.tolerance, self.k_cutoff, self.envelope)
         state = (*settings, *self.kernel.modules(), *((p.data_ptr(), p._version) for p in weights))
         if self._kept is None or state != self._kept_state:
-            self._kept, self._kept_state = _Derived(self, trained=False), state
+            self._kept, self._kept_state = Derived(self, trained=False), state
         return self._kept
 
     def train(self, mode: bool = True) -> ReciprocalSum:
@@ -377,81 +363,6 @@ class ReciprocalSum(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         # copies and pickles make their own
         return {**self.__dict__, "_kept": None}
-
-
-class _Derived:
-    """What follows from a kernel and costs time to find: its table, the mesh, the weights of cells that come again."""
-
-    def __init__(self, owner: ReciprocalSum, *, trained: bool) -> None:
-        self.owner = weakref.proxy(owner)
-        self.trained = trained
-        self._plans: OrderedDict[tuple[object, ...], Plan] = OrderedDict()
-        self._meshes: dict[float, Mesh] = {}
-        self._pairs: dict[float, Callable[[Tensor], Tensor]] = {}
-
-    @cached_property
-    def kernel(self) -> nn.Module:
-        """The kernel, from a table if that is quicker."""
-        return self.owner.kernel.tabulated()
-
-    def mesh(self, tolerance: float) -> Mesh:
-        """For upright cells."""
-        if tolerance not in self._meshes:
-            self._meshes[tolerance] = choose_mesh(self.owner.phi, self.owner.k_cutoff, tolerance)
-        return self._meshes[tolerance]
-
-    def phi(self, k: Tensor) -> Tensor:
-        return self.owner._with_envelope(self.kernel, k)
-
-    def plan(self, system: System, tolerance: float | None = None) -> Plan:
-        """The batch by engine and shape, with the weights of the sums; another tolerance than the owner's if given."""
-        tolerance = self.owner.tolerance if tolerance is None else tolerance
-        if self.trained or system.cells.requires_grad:
-            return self._make_plan(system, tolerance)
-        cells = system.cells.cpu().numpy().tobytes()
-        key = (tolerance, cells, str(system.cells.device), system.charges.dtype, *system.counts, -1, *system.molecules)
-        if key not in self._plans:
-            # tensors made in inference mode could not serve a later call that is differentiated
-            with torch.inference_mode(False), torch.no_grad():
-                self._plans[key] = self._make_plan(system.with_cells(system.cells.clone()), tolerance)
-            while len(self._plans) > 1 and sum(plan.nbytes for plan in self._plans.values()) > KEPT:
-                self._plans.popitem(last=False)
-        self._plans.move_to_end(key)
-        return self._plans[key]
-
-    def own_field(self) -> Tensor:
-        """(1,) or (C,), eV/e^2: the energy of a unit charge in its own field."""
-        zero = torch.zeros(1, dtype=torch.float64)
-        return 0.5 * radial_form(self.phi, self.owner.k_cutoff, self.owner.envelope, 0.0)(zero).reshape(-1)
-
-    def molecule(self, positions: Tensor, charges: Tensor) -> Tensor:
-        """(), float64, eV: the energy of a structure that does not repeat."""
-        return isolated_energy(positions, charges, self._pair(positions))
-
-    def interactions(self, positions: Tensor) -> Tensor:
-        """(n, n) or (n, n, C), float64, eV/e^2: those of which `molecule` is the energy."""
-        return isolated_matrix(positions, self._pair(positions))
-
-    def slab(self, positions: Tensor, charges: Tensor, box: Tensor, axis: int) -> Tensor:
-        """(), float64, eV: what the sum over the wave vectors of a slab's box lacks."""
-        owner = self.owner
-        return slab_energy(
-            positions, charges, box, axis, owner.kernel.coulomb, self.phi, owner.k_cutoff, owner.envelope
-        )
-
-    def _pair(self, positions: Tensor) -> Callable[[Tensor], Tensor]:
-        # in steps, so that a table serves many
-        reach = 8.0 * math.ceil(extent_of(positions) / 8.0 + 1e-6)
-        if reach not in self._pairs:
-            self._pairs[reach] = radial_form(self.phi, self.owner.k_cutoff, self.owner.envelope, reach)
-        return self._pairs[reach]
-
-    def _make_plan(self, system: System, tolerance: float) -> Plan:
-        # training on forces needs second derivatives
-        engine = "separable" if self.trained and self.owner.engine == "auto" else self.owner.engine
-        k_cutoff = self.owner.k_cutoff
-        # errors grow with the skew; see `lrpot.kspace.plan.skew_of`
-        return make_plan(engine, system, self.phi, k_cutoff, lambda skew: self.mesh(tolerance / skew))
 
 
 def _deformation(strain: Tensor) -> Tensor:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import builtins
+import os
+import subprocess
 import typing
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,38 +27,29 @@ TOLERANCE = 1e-6  # relative; SchNetPack's Gaussians are made in float32
 ROUNDING = 3e-6
 CUTOFF = 4.9  # A; not a number of float32
 ELEMENTS = (11, 17)
-OPTIONS = ("--elements", "Na,Cl", "--energy-unit", "eV", "--trust")
-
-
-@pytest.fixture(scope="module")
-def spk() -> Iterator[typing.Any]:
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        # SchNetPack 2.0.4 imports a name that torch no longer has
-        patch.setattr(torch.utils.data.dataloader, "T_co", typing.TypeVar("T_co", covariant=True), raising=False)
-        # torchmetrics, which SchNetPack imports
-        warnings.filterwarnings("ignore", "distutils Version classes are deprecated", DeprecationWarning)
-        package = pytest.importorskip("schnetpack", reason="SchNetPack is not installed: pip install -e '.[peers]'")
-        pytest.importorskip("schnetpack.representation")
-        pytest.importorskip("schnetpack.transform")
-        yield package
+OPTIONS = ("--elements", "Na,Cl", "--energy-unit", "eV")
 
 
 def potential(
-    spk, cutoff: float = CUTOFF, *, n_rbf: int = 12, outputs: tuple = (), after: tuple | None = None, **painn
+    schnetpack, cutoff: float = CUTOFF, *, n_rbf: int = 12, outputs: tuple = (), after: tuple | None = None, **painn
 ):
     """A NeuralNetworkPotential of SchNetPack with random weights and offsets."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
-        settings = {"radial_basis": spk.nn.GaussianRBF(n_rbf, cutoff), "cutoff_fn": spk.nn.CosineCutoff(cutoff)} | painn
-        representation = spk.representation.PaiNN(n_atom_basis=16, n_interactions=3, **settings)
-        offsets = spk.transform.AddOffsets("energy", add_mean=True, add_atomrefs=True)
+        settings = {
+            "radial_basis": schnetpack.nn.GaussianRBF(n_rbf, cutoff),
+            "cutoff_fn": schnetpack.nn.CosineCutoff(cutoff),
+        } | painn
+        representation = schnetpack.representation.PaiNN(n_atom_basis=16, n_interactions=3, **settings)
+        offsets = schnetpack.transform.AddOffsets("energy", add_mean=True, add_atomrefs=True)
         offsets.mean = torch.tensor([0.7])
         offsets.atomref = torch.linspace(-3.0, 1.0, 100, dtype=torch.float64)
-        model = spk.model.NeuralNetworkPotential(
+        model = schnetpack.model.NeuralNetworkPotential(
             representation,
-            input_modules=[spk.atomistic.PairwiseDistances()],
-            output_modules=list(outputs) or [spk.atomistic.Atomwise(16, output_key="energy"), spk.atomistic.Forces()],
-            postprocessors=[spk.transform.CastTo64(), offsets] if after is None else list(after),
+            input_modules=[schnetpack.atomistic.PairwiseDistances()],
+            output_modules=list(outputs)
+            or [schnetpack.atomistic.Atomwise(16, output_key="energy"), schnetpack.atomistic.Forces()],
+            postprocessors=[schnetpack.transform.CastTo64(), offsets] if after is None else list(after),
         )
         for parameter in model.parameters():
             if parameter.ndim == 1:
@@ -64,9 +57,11 @@ def potential(
     return model.eval()
 
 
-def theirs(spk, model: nn.Module, structure: Structure, dtype: str, length: float = 1.0) -> tuple[float, np.ndarray]:
+def theirs(
+    schnetpack, model: nn.Module, structure: Structure, dtype: str, length: float = 1.0
+) -> tuple[float, np.ndarray]:
     """Energy and forces of SchNetPack, in its units; the structure is in A."""
-    precision, names = getattr(torch, dtype), spk.properties
+    precision, names = getattr(torch, dtype), schnetpack.properties
     neighbour, centre = structure.edge_index
     offsets = structure.edge_shift @ structure.cell[0]
     inputs: dict[str, Tensor] = {
@@ -104,9 +99,9 @@ def convert(model: nn.Module, folder: Path, *options: str) -> Path:
 
 
 def compare(
-    spk, model: nn.Module, file: Path, structure: Structure, dtype: str, energy: float = 1.0, length=1.0
+    schnetpack, model: nn.Module, file: Path, structure: Structure, dtype: str, energy: float = 1.0, length=1.0
 ) -> None:
-    e, f = theirs(spk, model, structure, dtype, length)
+    e, f = theirs(schnetpack, model, structure, dtype, length)
     atoms = to_atoms(structure)
     atoms.calc = LRCalculator(file, dtype=dtype)
     assert atoms.get_potential_energy() == pytest.approx(energy * e, rel=TOLERANCE)
@@ -127,27 +122,27 @@ VARIANTS: dict[str, dict] = {
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_energies_and_forces_are_the_same(spk, variant: str, dtype: str, tmp_path: Path, random_crystal) -> None:
-    model = potential(spk, **VARIANTS[variant])
+def test_energies_and_forces_are_the_same(schnetpack, variant: str, dtype: str, tmp_path: Path, random_crystal) -> None:
+    model = potential(schnetpack, **VARIANTS[variant])
     file = convert(model, tmp_path)
     for seed, n in ((1, 6), (2, 1)):
         crystal = random_crystal(seed, n, cutoff=CUTOFF, left_handed=seed == 1, unwrapped=seed == 1)
         if n == 1:  # forces are zero by symmetry
-            e, _ = theirs(spk, model, crystal, dtype)
+            e, _ = theirs(schnetpack, model, crystal, dtype)
             atoms = to_atoms(crystal)
             atoms.calc = LRCalculator(file, dtype=dtype)
             assert atoms.get_potential_energy() == pytest.approx(e, rel=TOLERANCE)
         else:
-            compare(spk, model, file, crystal, dtype)
+            compare(schnetpack, model, file, crystal, dtype)
 
 
 @pytest.mark.parametrize(("energy", "length"), [("kcal/mol", "Ang"), ("Ha", "Bohr"), ("kJ/mol", "nm")])
-def test_units_are_converted(spk, energy: str, length: str, tmp_path: Path, random_crystal) -> None:
+def test_units_are_converted(schnetpack, energy: str, length: str, tmp_path: Path, random_crystal) -> None:
     factor = LENGTH_UNITS[length]
-    model = potential(spk, CUTOFF / factor)
-    options = ("--elements", "Cl, Na", "--energy-unit", energy, "--length-unit", length, "--trust")
+    model = potential(schnetpack, CUTOFF / factor)
+    options = ("--elements", "Cl, Na", "--energy-unit", energy, "--length-unit", length)
     crystal = random_crystal(3, 5, cutoff=CUTOFF * (1 - 1e-6))
-    compare(spk, model, convert(model, tmp_path, *options), crystal, "float64", ENERGY_UNITS[energy], factor)
+    compare(schnetpack, model, convert(model, tmp_path, *options), crystal, "float64", ENERGY_UNITS[energy], factor)
 
 
 def test_factors_of_units() -> None:
@@ -158,44 +153,49 @@ def test_factors_of_units() -> None:
 
 
 @pytest.mark.parametrize("what", ["mean", "atomrefs", "none", "switched off"])
-def test_offsets(spk, what: str, tmp_path: Path, random_crystal) -> None:
+def test_offsets(schnetpack, what: str, tmp_path: Path, random_crystal) -> None:
     after = []
     if what != "none":
-        offsets = spk.transform.AddOffsets("energy", add_mean=what != "atomrefs", add_atomrefs=what == "atomrefs")
+        offsets = schnetpack.transform.AddOffsets(
+            "energy", add_mean=what != "atomrefs", add_atomrefs=what == "atomrefs"
+        )
         offsets.mean, offsets.atomref = torch.tensor([1.5]), torch.linspace(2.0, 9.0, 100)
-        after = [spk.transform.CastTo64(), offsets]
-    model = potential(spk, after=tuple(after))
+        after = [schnetpack.transform.CastTo64(), offsets]
+    model = potential(schnetpack, after=tuple(after))
     model.do_postprocessing = what != "switched off"
-    compare(spk, model, convert(model, tmp_path), random_crystal(4, 4, cutoff=CUTOFF), "float64")
+    compare(schnetpack, model, convert(model, tmp_path), random_crystal(4, 4, cutoff=CUTOFF), "float64")
 
 
-def test_elements_that_were_not_named_are_refused(spk, tmp_path: Path) -> None:
-    file = convert(potential(spk), tmp_path, "--elements", "Na", "--energy-unit", "eV", "--trust")
+def test_elements_that_were_not_named_are_refused(schnetpack, tmp_path: Path) -> None:
+    file = convert(potential(schnetpack), tmp_path, "--elements", "Na", "--energy-unit", "eV")
     atoms = Atoms("Cl", cell=[4, 4, 4], pbc=True)
     atoms.calc = LRCalculator(file)
     with pytest.raises(UnknownElementError, match="element Cl"):
         atoms.get_potential_energy()
 
 
-def test_stretched_gaussians_would_be_seen(spk, tmp_path: Path, random_crystal) -> None:
+def test_stretched_gaussians_would_be_seen(schnetpack, tmp_path: Path, random_crystal) -> None:
     """The comparison above can fail: an edge beyond the cutoff aside, a slightly other network is seen."""
-    model = potential(spk)
+    model = potential(schnetpack)
     file = convert(model, tmp_path)
     with torch.no_grad():
         model.representation.filter_net.weight.mul_(1.0 + 1e-4)
     with pytest.raises(AssertionError):
-        compare(spk, model, file, random_crystal(1, 6, cutoff=CUTOFF), "float64")
+        compare(schnetpack, model, file, random_crystal(1, 6, cutoff=CUTOFF), "float64")
 
 
-def _schnet(spk) -> nn.Module:
-    model = potential(spk)
-    basis, cutoff = spk.nn.GaussianRBF(12, CUTOFF), spk.nn.CosineCutoff(CUTOFF)
-    model.representation = spk.representation.SchNet(16, 2, basis, cutoff)
+def _schnet(schnetpack) -> nn.Module:
+    model = potential(schnetpack)
+    basis, cutoff = schnetpack.nn.GaussianRBF(12, CUTOFF), schnetpack.nn.CosineCutoff(CUTOFF)
+    model.representation = schnetpack.representation.SchNet(16, 2, basis, cutoff)
     return model
 
 
-def _atomwise(spk, **settings) -> nn.Module:
-    return potential(spk, outputs=(spk.atomistic.Atomwise(16, output_key="energy", **settings), spk.atomistic.Forces()))
+def _atomwise(schnetpack, **settings) -> nn.Module:
+    return potential(
+        schnetpack,
+        outputs=(schnetpack.atomistic.Atomwise(16, output_key="energy", **settings), schnetpack.atomistic.Forces()),
+    )
 
 
 REFUSED: dict[str, tuple[Callable, str]] = {
@@ -230,30 +230,59 @@ REFUSED: dict[str, tuple[Callable, str]] = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_has_no_counterpart_is_refused(spk, what: str, tmp_path: Path, capsys) -> None:
+def test_what_has_no_counterpart_is_refused(schnetpack, what: str, tmp_path: Path, capsys) -> None:
     make, message = REFUSED[what]
-    torch.save(make(spk), tmp_path / "best_model")
+    torch.save(make(schnetpack), tmp_path / "best_model")
     assert run_cli("convert", "schnetpack", tmp_path / "best_model", tmp_path / "out.pt", *OPTIONS) == 1
     one_error_line(capsys.readouterr().err, ["best_model: ", message])
     assert not (tmp_path / "out.pt").exists()
 
 
+class Bomb:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, function: typing.Any, *arguments: object) -> None:
+        self.made_by = function, arguments
+
+    def __reduce__(self) -> tuple[typing.Any, tuple[object, ...]]:
+        return self.made_by
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("function", [os.mkdir, subprocess.call, builtins.exec, os.path.join])
+def test_nothing_in_a_file_runs(function, inside: bool, schnetpack, tmp_path: Path, capsys) -> None:
+    """Alone, and as an attribute of a sound model."""
+    made = tmp_path / "made"
+    arguments: object = {
+        os.mkdir: str(made),
+        subprocess.call: ["mkdir", str(made)],
+        builtins.exec: f"import os; os.mkdir({str(made)!r})",
+        os.path.join: str(made),
+    }[function]
+    model = potential(schnetpack)
+    bomb = Bomb(function, arguments)
+    model.representation.note = bomb
+    torch.save(model if inside else bomb, tmp_path / "best_model")
+    assert run_cli("convert", "schnetpack", tmp_path / "best_model", tmp_path / "out.pt", *OPTIONS) == 1
+    one_error_line(capsys.readouterr().err, ["best_model: asks for", "not loaded"])
+    assert not made.exists()
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (OPTIONS[:-1], ("best_model: a SchNetPack model is a pickle", "--trust")),
         ((*OPTIONS[:1], "Na,Xx", *OPTIONS[2:]), ("elements Xx: give symbols",)),
         ((*OPTIONS[:1], ",", *OPTIONS[2:]), ("elements (none): give symbols",)),
-        (OPTIONS, ("best_model: cannot be unpickled", "SchNetPack 2.0")),
+        (OPTIONS, ("best_model: cannot be read", "SchNetPack 2.0")),
     ],
 )
-def test_bad_input(options: tuple[str, ...], words: tuple[str, ...], spk, tmp_path: Path, capsys) -> None:
+def test_bad_input(options: tuple[str, ...], words: tuple[str, ...], schnetpack, tmp_path: Path, capsys) -> None:
     (tmp_path / "best_model").write_text("no model at all")
     assert run_cli("convert", "schnetpack", tmp_path / "best_model", tmp_path / "out.pt", *options) == 1
     one_error_line(capsys.readouterr().err, words)
 
 
-def test_files_are_not_replaced_and_not_missing(tmp_path: Path, capsys, spk) -> None:
+def test_files_are_not_replaced_and_not_missing(tmp_path: Path, capsys, schnetpack) -> None:
     (tmp_path / "out.pt").touch()
     assert run_cli("convert", "schnetpack", tmp_path / "best_model", tmp_path / "out.pt", *OPTIONS) == 1
     one_error_line(capsys.readouterr().err, ["out.pt: exists already", "--overwrite"])
@@ -262,9 +291,9 @@ def test_files_are_not_replaced_and_not_missing(tmp_path: Path, capsys, spk) -> 
 
 
 @pytest.mark.slow
-def test_in_a_process_that_has_not_imported_schnetpack(spk, tmp_path: Path) -> None:
+def test_in_a_process_that_has_not_imported_schnetpack(schnetpack, tmp_path: Path) -> None:
     """The name that torch no longer has is put there by the converter itself."""
-    torch.save(potential(spk), tmp_path / "best_model")
+    torch.save(potential(schnetpack), tmp_path / "best_model")
     code, output, errors = call_cli("convert", "schnetpack", "best_model", "out.pt", *OPTIONS, cwd=tmp_path)
     assert (code, errors) == (0, "")
     assert output == "wrote out.pt\n"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import typing
-import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -17,18 +15,6 @@ from lrpot.structure import MAX_ATOMIC_NUMBER, Structure, collate, edge_vectors
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}  # relative to the largest number
 CUTOFF = 4.0  # A
 FEATURES, INTERACTIONS, RADIAL_BASIS = 16, 3, 12
-
-
-@pytest.fixture(scope="module")
-def schnetpack() -> Iterator[typing.Any]:
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        # SchNetPack 2.0.4 imports a name that torch no longer has
-        patch.setattr(torch.utils.data.dataloader, "T_co", typing.TypeVar("T_co", covariant=True), raising=False)
-        # torchmetrics, which SchNetPack imports
-        warnings.filterwarnings("ignore", "distutils Version classes are deprecated", DeprecationWarning)
-        package = pytest.importorskip("schnetpack", reason="SchNetPack is not installed: pip install -e '.[peers]'")
-        pytest.importorskip("schnetpack.representation")
-        yield package
 
 
 def both(schnetpack, dtype: torch.dtype) -> tuple[PaiNN, nn.Module]:

@@ -26,9 +26,8 @@ from lrpot.errors import ConfigError, ModelFileError
 from lrpot.model_file import ModelInfo, load, save
 from lrpot.potential import Potential
 from lrpot.structure import Structure, collate, edge_vectors, make_structure
+from tests.unit.equivariance import CUTOFF, assert_near, rebuilt
 
-TOLERANCE = 1e-10  # relative to the largest number
-CUTOFF = 4.0  # A
 ELEMENTS = (8, 11, 17)
 
 
@@ -77,22 +76,9 @@ def turned_harmonics(e3nn, irrep, turn: Tensor) -> Tensor:
     return matrix * (irrep.p * (-1) ** irrep.l if mirrored else 1)
 
 
-def rebuilt(s: Structure, *, numbers=None, positions=None, cell=None) -> Structure:
-    numbers = s.numbers if numbers is None else numbers
-    positions = s.positions if positions is None else positions
-    return add_edges(make_structure(numbers, positions, s.cell[0] if cell is None else cell, [True] * 3), CUTOFF)
-
-
 def features(network: Equivariant, s: Structure) -> AtomFeatures:
     with torch.no_grad():
         return network(s, edge_vectors(s).to(network.embedding.weight.dtype))
-
-
-def assert_near(one: Tensor, other: Tensor, tolerance: float = TOLERANCE) -> None:
-    assert one.shape == other.shape
-    scale = float(other.abs().max())
-    assert scale > 1e-3  # else everything would be near
-    assert float((one - other).abs().max()) < tolerance * scale
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ from lrpot.kspace import (
     GaussianCoulomb,
     KernelByChannel,
     ReciprocalSum,
+    derived,
     energy,
     k_lattice,
     plan,
@@ -446,13 +447,13 @@ def uncached(reciprocal: ReciprocalSum, s: Structure, q: Tensor) -> Tensor:
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry for each time that weights of wave vectors are computed, from now on."""
     calls: list[int] = []
-    make_plan = energy.make_plan
+    make_plan = derived.make_plan
 
     def count(*arguments: object) -> object:
         calls.append(1)
         return make_plan(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(energy, "make_plan", count)
+    monkeypatch.setattr(derived, "make_plan", count)
     return calls
 
 
@@ -659,7 +660,7 @@ def test_the_memory_of_kept_cells_is_bounded(random_crystal, monkeypatch: pytest
     reciprocal(s.positions, q, s.cell)
     assert reciprocal._kept is not None
     plans = reciprocal._kept._plans
-    monkeypatch.setattr(energy, "KEPT", int(3.5 * next(iter(plans.values())).nbytes))
+    monkeypatch.setattr(derived, "KEPT", int(3.5 * next(iter(plans.values())).nbytes))
     calls = counted(monkeypatch)
     for n in range(1, 7):
         reciprocal(s.positions, q, s.cell * (1 + 1e-5 * n))
@@ -668,7 +669,7 @@ def test_the_memory_of_kept_cells_is_bounded(random_crystal, monkeypatch: pytest
         assert len(calls) == n
         assert len(plans) == min(n + 1, 3)
     # one that is larger than all the room is kept alone
-    monkeypatch.setattr(energy, "KEPT", 1)
+    monkeypatch.setattr(derived, "KEPT", 1)
     reciprocal(s.positions, q, s.cell * 1.1)
     assert len(plans) == 1
 

@@ -10,13 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from lrpot.backbones import AtomFeatures, Equivariant
-from lrpot.data.neighbours import add_edges
 from lrpot.errors import ConfigError
-from lrpot.structure import Structure, batch_index, collate, edge_vectors, make_structure
+from lrpot.structure import Structure, batch_index, collate, edge_vectors
 from lrpot.tensors import GENERAL, SYMMETRIC, BornChargeReadout, DipoleReadout, PolarizabilityReadout, cartesian
+from tests.unit.equivariance import CUTOFF, assert_near, rebuilt
 
-TOLERANCE = 1e-10  # relative to the largest component
-CUTOFF = 4.0  # A
 ELEMENTS = (8, 11, 17)
 READOUTS: dict[str, Callable[[str], nn.Module]] = {
     "dipole": DipoleReadout,
@@ -49,19 +47,6 @@ class Model(nn.Module):
 def predicted(quantity: str, s: Structure) -> Tensor:
     with torch.no_grad():
         return Model(quantity)(s)
-
-
-def rebuilt(s: Structure, *, numbers=None, positions=None, cell=None) -> Structure:
-    numbers = s.numbers if numbers is None else numbers
-    positions = s.positions if positions is None else positions
-    return add_edges(make_structure(numbers, positions, s.cell[0] if cell is None else cell, [True] * 3), CUTOFF)
-
-
-def assert_near(one: Tensor, other: Tensor, tolerance: float = TOLERANCE) -> None:
-    assert one.shape == other.shape
-    scale = float(other.abs().max())
-    assert scale > 1e-3  # else everything would be near
-    assert float((one - other).abs().max()) < tolerance * scale
 
 
 @pytest.fixture(scope="module")
