@@ -1,0 +1,167 @@
+"""Settings from YAML, tables and the command line; what is wrong with them, in a line."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import reprlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from lrpot.config.backbone import REGISTERED, REGISTERED_BACKBONES, RegisteredConfig
+from lrpot.config.fit import FitConfig
+from lrpot.errors import ConfigError
+
+
+def make_config(
+    source: str | Path | Mapping[str, Any] | FitConfig | None = None, settings: Mapping[str, Any] | None = None
+) -> FitConfig:
+    """A checked configuration.
+
+    Args:
+        source: a YAML file, nested settings, or a configuration; None for the defaults.
+        settings: settings by dotted name, e.g. {"training.lr": 1e-3}; they win over `source`.
+    Raises:
+        ConfigError: a file that is not YAML, a name that does not exist (the nearest right one is named), or a value
+            that is not possible.
+    """
+    where = "config"
+    if isinstance(source, (str, Path)):
+        where = str(source)
+        values = _read_yaml(Path(source))
+    elif isinstance(source, FitConfig):
+        values = source.model_dump(mode="json")
+    else:
+        values = _nested_copy(source or {})
+    for name, value in (settings or {}).items():
+        _set(values, name, value)
+    try:
+        return FitConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_explain(error)}") from error
+
+
+def parse_settings(words: Iterable[str]) -> dict[str, Any]:
+    """`["training.lr=1e-3", "data.skip_bad_rows=true"]` -> settings by dotted name; values are read as YAML.
+
+    Raises:
+        ConfigError: a word without "=".
+    """
+    settings: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--set {word}: expected name=value, such as training.lr=1e-3")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {word}: the value cannot be read; quote it") from error
+        # YAML 1.1 reads 1e-3 as a string
+        if isinstance(value, str):
+            with contextlib.suppress(ValueError):
+                value = float(value)
+        settings[name] = value
+    return settings
+
+
+def field_names(section: type[BaseModel] = FitConfig, prefix: str = "") -> list[str]:
+    """The dotted names of all settings."""
+    names: dict[str, None] = {}  # a set that keeps the order
+    for name, field in section.model_fields.items():
+        sections = _sections(field.annotation)
+        for kind in sections:
+            names |= dict.fromkeys(field_names(kind, f"{prefix}{name}."))
+            for own in REGISTERED_BACKBONES.values() if kind is RegisteredConfig else ():
+                names |= dict.fromkeys(field_names(own, f"{prefix}{name}."))
+        if not sections:
+            names[prefix + name] = None
+    return list(names)
+
+
+def _sections(kind: Any) -> list[type[BaseModel]]:
+    """The sections that a field of this type may hold: itself, or those of a union."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return [kind]
+    return [section for part in get_args(kind) for section in _sections(part)]
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as text; give a YAML file") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: is not valid YAML: {' '.join(str(error).split())[:200]}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected sections data, model, training; found {type(values).__name__}")
+    return values
+
+
+def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
+    known = field_names()
+    if dotted not in known and not any(dotted.startswith(f"{name}.") for name in ("model.charges.init",)):
+        near = difflib.get_close_matches(dotted, known, n=1, cutoff=0.5)
+        last = dotted.rsplit(".", 1)[-1]
+        same = [name for name in known if name.rsplit(".", 1)[-1] == last]
+        hint = (same or near or ["one of those in the config.yaml of a run"])[0]
+        raise ConfigError(f"setting {dotted} does not exist; did you mean {hint}?")
+    *path, last = dotted.split(".")
+    section = values
+    for name in path:
+        section = section.setdefault(name, {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"setting {dotted}: {name} is not a section")
+    section[last] = value
+
+
+def _nested_copy(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _nested_copy(v) if isinstance(v, Mapping) else v for name, v in values.items()}
+
+
+def _explain(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    section, place = locate(problem["loc"])
+    name = ".".join(place)
+    if problem["type"] == "union_tag_invalid":
+        own = "a backbone of your own after lrpot.backbones.register"
+        known = problem["ctx"]["expected_tags"].replace(f"'{REGISTERED}'", own)
+        return f"{name}.name = {problem['ctx']['tag']!r}: choose one of {known}"
+    if problem["type"] == "union_tag_not_found":
+        return f"{name} = {reprlib.repr(problem['input'])}: expected a section, such as {{name: painn, cutoff: 5.0}}"
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(place[-1], section.model_fields, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(section.model_fields)}"
+        return f"setting {name} does not exist; {hint}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{name} = {reprlib.repr(problem['input'])}: {message}" if name else message
+
+
+def locate(path: tuple[int | str, ...], section: type[BaseModel] = FitConfig) -> tuple[type[BaseModel], list[str]]:
+    """Where pydantic found an error: the section, and the name without the tag or type chosen of a union.
+
+    Args:
+        path: the `loc` of an error. section: what was validated.
+    """
+    choices: list[type[BaseModel]] = []
+    place: list[str] = []
+    for part in map(str, path):
+        chosen = [kind for kind in choices if len(choices) > 1 and kind.model_fields["name"].default == part]
+        if chosen:
+            section, choices = chosen[0], []
+            continue
+        if part in ("str", "int") or part.startswith(("literal[", "float", "dict[", "list[", "constrained-")):
+            continue
+        place.append(part)
+        field = section.model_fields.get(part)
+        choices = _sections(field.annotation) if field else []
+        if len(choices) == 1:
+            section = choices[0]
+    return section, place
