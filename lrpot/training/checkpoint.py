@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as lightning
 import torch
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lrpot.errors import Interrupted
+from lrpot.files import atomic_path
 
 NEWEST, PREVIOUS = "newest.ckpt", "previous.ckpt"
 
@@ -23,14 +27,28 @@ class SaveEveryEpoch(Checkpoint):
         folder.mkdir(parents=True, exist_ok=True)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        temporary = self.folder / "writing.ckpt"
-        trainer.save_checkpoint(temporary)
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        newest = self.folder / NEWEST
-        if newest.exists():
-            newest.replace(self.folder / PREVIOUS)
-        temporary.replace(newest)
+        trainer.save_checkpoint(self.folder / NEWEST)
+
+
+class TwoCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint whole or not at all, beside its place, and keeps the one before."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        """
+        Raises:
+            OutputError: the disk is full, or the folder cannot be written.
+        """
+        newest = Path(path)
+        for left in newest.parent.glob(f".{newest.stem}-*"):  # by a process that was killed
+            left.unlink()
+        content = io.BytesIO()  # torch's writer of archives hides that a disk is full
+        torch.save(checkpoint, content)
+        with atomic_path(newest) as temporary:
+            temporary.write_bytes(content.getbuffer())
+            if newest.exists():
+                newest.replace(newest.with_name(PREVIOUS))
 
 
 def usable_checkpoint(folder: Path, report: Callable[[str], None]) -> Path | None:

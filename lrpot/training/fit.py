@@ -35,7 +35,7 @@ from lrpot.training.baseline import (
     store_known,
 )
 from lrpot.training.batches import check_sizes, train_loader, valid_loader
-from lrpot.training.checkpoint import SaveEveryEpoch, StopOnSignal, usable_checkpoint
+from lrpot.training.checkpoint import SaveEveryEpoch, StopOnSignal, TwoCheckpoints, usable_checkpoint
 from lrpot.training.dataset import FitData, read_data, supervised
 from lrpot.training.module import StageModule
 from lrpot.training.split import write_split
@@ -241,6 +241,7 @@ class _Run:
                     StopOnSignal(self.interrupted, self.out),
                     _Report(lambda: update(len(module.history) - 1, progress_note(module.history))),
                 ],
+                plugins=[TwoCheckpoints()],
                 logger=False,
                 enable_progress_bar=False,
                 enable_model_summary=False,

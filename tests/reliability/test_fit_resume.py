@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -118,6 +119,45 @@ def test_truncated_newest_checkpoint_falls_back(
     fit(out=out, resume=True)
     assert "going back to the one before" in capsys.readouterr().err
     assert_same(uninterrupted, out)
+
+
+# kB; what then does not fit: the configuration, the start, a first checkpoint, a third, one of stage 2
+@pytest.mark.parametrize("room", [4, 20, 60, 200, 300])
+def test_a_full_disk_is_reported_and_the_run_goes_on(
+    data: Path, uninterrupted: Path, tmp_path: Path, room: int
+) -> None:
+    """A disk of its own that is full before the fit is done, then has room."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={room}k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("only root may mount a small disk")
+    try:
+        out = disk / "run"
+        with pytest.raises(OutputError, match="No space left on device"):
+            fit(data, out=out, settings=SETTINGS, verbose=False)
+        assert not (out / "model.pt").exists()
+        for whole in out.rglob("*.pt"):
+            load(whole)
+        assert not [path.name for path in out.rglob("*") if path.name.startswith(".")], "a file that is not whole"
+        subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
+        if (out / "config.yaml").exists():
+            fit(out=out, resume=True, verbose=False)
+            assert_same(uninterrupted, out)
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_limit_on_files_is_reported_and_the_run_goes_on(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    """What a user without a disk to spare can try: checkpoints larger than any file may be."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, before[1]))
+    try:
+        with pytest.raises(OutputError, match=r"newest.ckpt: cannot be written \(File too large\)"):
+            fit(data, out=tmp_path / "run", settings=SETTINGS, verbose=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    fit(out=tmp_path / "run", resume=True, verbose=False)
+    assert_same(uninterrupted, tmp_path / "run")
 
 
 @pytest.mark.slow

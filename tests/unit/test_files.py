@@ -61,7 +61,7 @@ def test_atomic_path_keeps_the_old_file_if_the_body_fails(tmp_path: Path, failur
     assert listing(tmp_path) == ["results.json"]
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES])
 def test_a_full_disk_is_an_output_error_and_the_old_file_survives(tmp_path: Path, code: int) -> None:
     target = tmp_path / "results.json"
     target.write_text("old")
