@@ -2,6 +2,9 @@
 
     python benchmarks/size_transfer.py FOLDER [--only WORD]     (goes on where it was stopped)
 
+One interaction of 5 A looks little further than to where the 64-atom cell begins to repeat (half of 8.4 or 11.3 A).
+Three look 15 A far and meet each atom in several images, whose shares of a force nothing in such a cell can tell apart.
+
 FOLDER holds NaCl_rd_64, NaCl_rd_512, MgO_64 and MgO_512 (.xyz.gz), force sets that come with phonopy (BSD-3-Clause) as
 extended XYZ, and born.json, their Born charges. They are not part of lrpot. Everything is fitted with the same settings
 and for as many epochs; the 512-atom cells are never seen by a fit. NaCl's default fit also runs `lrpot md`.
@@ -21,12 +24,13 @@ from typing import Any
 from timing import RESULTS, machine, write
 
 RESULT = RESULTS / "size_transfer.json"
-EPOCHS = 10  # of each stage
-WIDTH = "model.backbone.features=32"
+EPOCHS = 30  # of each stage
+NETWORK = ["model.backbone.features=32", "model.backbone.interactions=1"]
+DEEP = "model.backbone.interactions=3"
 # files of 64 and 512 atoms, name in born.json
 SETS = {"NaCl": ("NaCl_rd_64", "NaCl_rd_512", "NaCl_rd"), "MgO": ("MgO_64", "MgO_512", "MgO")}
-THREE = ["--set", WIDTH, f"training.max_epochs={EPOCHS}"]
-ONE = ["--set", WIDTH, f"training.max_epochs={3 * EPOCHS}"]
+THREE = ["--set", *NETWORK, f"training.max_epochs={EPOCHS}"]
+ONE = ["--set", *NETWORK, f"training.max_epochs={3 * EPOCHS}"]
 DEFAULT = "physical-start, prefit"
 RUNS = {
     "network alone": ["--kernel", "none", *ONE],
@@ -38,6 +42,8 @@ RUNS = {
     "physical-start, zero": [*THREE, "model.charges.init=zero"],
     "environment charges, prefit": ["--charges", "environment", *THREE],
     "equilibration, prefit": ["--charges", "equilibration", *THREE],
+    "network alone, 3 interactions": ["--kernel", "none", *ONE, DEEP],
+    f"{DEFAULT}, 3 interactions": [*THREE, DEEP],
 }
 
 

@@ -118,15 +118,20 @@ def collate_with_gaps(structures: Sequence[Structure]) -> Batch:
         missing = [label for label in present if label not in structure]
         if missing:
             structure = copy.copy(structure)  # shallow: the caller's keeps its gap
-            n = len(structure.positions)
-            shapes: dict[str, tuple[int, ...]] = {"energy": (1,), "forces": (n, 3), "stress": (1, 3, 3)}
-            shapes |= {"charges": (n,), "dipole": (1, 3), "born_charges": (n, 3, 3)}
             for label in missing:
-                structure[label] = torch.full(shapes[label], torch.nan, dtype=torch.float64)
+                shape = gap(label, len(structure.positions))
+                structure[label] = torch.full(shape, torch.nan, dtype=torch.float64)
                 if label in LABELS:
-                    structure[f"known_{label}"] = torch.zeros(shapes[label], dtype=torch.float64)
+                    structure[f"known_{label}"] = torch.zeros(shape, dtype=torch.float64)
         filled.append(structure)
     return Batch.from_data_list(filled)
+
+
+def gap(label: str, n_atoms: int) -> tuple[int, ...]:
+    """The shape of a label of one structure."""
+    shapes: dict[str, tuple[int, ...]] = {"energy": (1,), "forces": (n_atoms, 3), "stress": (1, 3, 3)}
+    shapes |= {"charges": (n_atoms,), "dipole": (1, 3), "born_charges": (n_atoms, 3, 3)}
+    return shapes[label]
 
 
 def batch_index(batch: Data) -> Tensor:

@@ -15,9 +15,11 @@ import torch
 from ase.data import atomic_numbers
 from ase.formula import Formula
 from torch import Tensor
+from torch_geometric.data import Batch
 
 import lrpot.errors as errors
 from lrpot.data.records import DamagedRecords, Records, RecordWriter, encode
+from lrpot.data.stacking import stack
 from lrpot.errors import LrpotError
 from lrpot.structure import Structure
 
@@ -93,6 +95,10 @@ class Graphs(Sequence[Structure]):
         self.position = np.arange(self._starts[-1]) if position is None else np.asarray(position, dtype=np.int64)
         self.formulas = sorted({formula for file in self.files for formula in file.formulas})
         self._attached: Records | None = None
+        # of every field, in a batch
+        self._dtypes = {"row": "<i8"}
+        for file in self.files:
+            self._dtypes |= file.records.dtypes
 
     @cached_property
     def atoms(self) -> np.ndarray:
@@ -142,6 +148,7 @@ class Graphs(Sequence[Structure]):
                 writer.add(*encode(fields, n_atoms))
             writer.finish({}, {})
             self._attached = Records(file, "a temporary file")
+        self._dtypes |= self._attached.dtypes
 
     def __len__(self) -> int:
         return len(self.position)
@@ -157,15 +164,36 @@ class Graphs(Sequence[Structure]):
             return [self[n] for n in range(*place.indices(len(self)))]
         if not -len(self) <= place < len(self):
             raise IndexError(f"structure {place} of {len(self)}")
-        position = int(self.position[place])
-        number = bisect.bisect_right(self._starts, position) - 1
-        structure = self.files[number].read(position - self._starts[number])
+        number, position = self._find(place)
+        structure = self.files[number].read(position)
         if number:
             structure.row += int(self._first_rows[number])
         if self._attached is not None:
             for name, value in self._attached.read(place % len(self)).items():
                 structure[name] = value
         return structure
+
+    def batch(self, places: Sequence[int]) -> Batch:
+        """Some structures as one batch, with nan where one lacks a label that another has."""
+        structures = []
+        for place in places:
+            number, position = self._find(place)
+            records = self.files[number].records
+            fields = records.read_arrays(position)
+            fields["row"] = records.columns["row"][position : position + 1] + self._first_rows[number]
+            if self._attached is not None:
+                fields |= self._attached.read_arrays(place)
+            structures.append(fields)
+        return stack(structures, self._dtypes)
+
+    # what a DataLoader asks for in place of one structure after the other
+    __getitems__ = batch
+
+    def _find(self, place: int) -> tuple[int, int]:
+        """The file of a structure, and its place there."""
+        position = int(self.position[place])
+        number = bisect.bisect_right(self._starts, position) - 1
+        return number, position - self._starts[number]
 
     def __iter__(self) -> Iterator[Structure]:
         return (self[n] for n in range(len(self)))

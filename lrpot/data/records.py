@@ -73,14 +73,19 @@ def encode(fields: Mapping[str, Tensor], n_atoms: int, n_edges: int = 0) -> tupl
 
 def decode(layout: Layout, record: bytes) -> dict[str, Tensor]:
     """What `encode` was given."""
+    arrays = stored_arrays(layout, record)
+    # a conversion always copies: a read-only buffer makes no tensor
+    return {field.name: torch.from_numpy(arrays[field.name].astype(field.dtype)) for field in layout}
+
+
+def stored_arrays(layout: Layout, record: bytes) -> dict[str, np.ndarray]:
+    """The same numbers in the types that they are stored in, read-only."""
     n_atoms, n_edges = _SIZES.unpack_from(record)
     sizes = {"N": n_atoms, "E": n_edges}
     place, fields = _SIZES.size, {}
-    for name, dtype, stored, template in layout:
+    for name, _, stored, template in layout:
         shape = [sizes[size] if isinstance(size, str) else size for size in template]
-        # an array over the bytes, which the conversion then copies: a read-only buffer makes no tensor
-        values = np.ndarray(shape, stored, record, place)
-        fields[name] = torch.from_numpy(values.astype(dtype))
+        fields[name] = values = np.ndarray(shape, stored, record, place)
         place += values.nbytes + -values.nbytes % 8
     return fields
 
@@ -177,12 +182,27 @@ class Records:
     def __len__(self) -> int:
         return len(self.columns["layout"])
 
+    @property
+    def dtypes(self) -> dict[str, str]:
+        """Of the fields that any record has."""
+        return {field.name: field.dtype for layout in self.layouts for field in layout}
+
     def read(self, number: int) -> dict[str, Tensor]:
         """The tensors of one record.
 
         Raises:
             DamagedRecords: its bytes are not those that were written.
         """
+        return decode(self._layout(number), self._bytes(number))
+
+    def read_arrays(self, number: int) -> dict[str, np.ndarray]:
+        """The same as arrays, in the types that they are stored in."""
+        return stored_arrays(self._layout(number), self._bytes(number))
+
+    def _layout(self, number: int) -> Layout:
+        return self.layouts[self.columns["layout"][number]]
+
+    def _bytes(self, number: int) -> bytes:
         begin, end = self.columns["offset"][number : number + 2].tolist()
         record = os.pread(self._descriptor, end - begin, begin)
         if zlib.crc32(record) != self.columns["checksum"][number]:
@@ -190,7 +210,7 @@ class Records:
                 f"{self.name}: record {number} is damaged; remove it with lrpot data cache --clean, then go on with "
                 "lrpot fit --resume"
             )
-        return decode(self.layouts[self.columns["layout"][number]], record)
+        return record
 
 
 def _narrowed(values: np.ndarray, *, whole: bool) -> np.ndarray:

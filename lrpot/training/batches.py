@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
+from torch_geometric.data import Batch
 
 from lrpot.config import TrainingConfig
 from lrpot.data.graphs import Graphs
 from lrpot.errors import DataError
-from lrpot.structure import collate_with_gaps
 
 # Structures in one bucket differ in size by this factor at most: so much of the edges per step may stay unused.
 BUCKET = 1.25
@@ -75,7 +75,7 @@ def train_loader(structures: Graphs, config: TrainingConfig, seed: int) -> DataL
     """Batches in an order that depends on seed and epoch."""
     bucket, capacity = buckets(structures, config)
     batches = BucketBatches(EpochShuffle(len(structures), seed), bucket, capacity)
-    return DataLoader(structures, batch_sampler=batches, collate_fn=collate_with_gaps)  # type: ignore[arg-type]
+    return DataLoader(structures, batch_sampler=batches, collate_fn=_as_read)  # type: ignore[arg-type]
 
 
 def valid_loader(structures: Graphs, config: TrainingConfig) -> DataLoader:
@@ -89,7 +89,12 @@ def valid_loader(structures: Graphs, config: TrainingConfig) -> DataLoader:
             batches.append([])
             edges, atoms = n_edges, n_atoms
         batches[-1].append(number)
-    return DataLoader(structures, batch_sampler=batches, collate_fn=collate_with_gaps)  # type: ignore[arg-type]
+    return DataLoader(structures, batch_sampler=batches, collate_fn=_as_read)  # type: ignore[arg-type]
+
+
+def _as_read(batch: Batch) -> Batch:
+    """`Graphs` read whole batches."""
+    return batch
 
 
 def check_sizes(structures: Graphs, config: TrainingConfig) -> None:

@@ -23,7 +23,7 @@ from lrpot.data.packing import write_shards
 from lrpot.data.readers import read_rows, tell_bad_rows, to_structures
 from lrpot.data.sources import expand, named
 from lrpot.errors import DataError, LrpotError
-from lrpot.structure import Structure
+from lrpot.structure import LABELS, Structure, collate_with_gaps
 from tests.helpers_cli import one_error_line, run_cli
 from tests.unit.graph_data import CUTOFF, assert_same_structure, read_slowly, varied_rows, write_varied
 
@@ -74,6 +74,24 @@ def test_two_processes_build_the_same_file(tmp_path: Path) -> None:
             build_graphs(source, SETTINGS, file, jobs=jobs)
             assert [row for row, _ in GraphFile(source, file, "graphs").bad] == [4]
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+
+
+def test_a_batch_is_that_of_its_structures(rows: Path, tmp_path: Path) -> None:
+    """With labels that some lack, of two files, in any order, with attached fields."""
+    other = write_varied(tmp_path / "other.extxyz", 7, seed=1)
+    graphs = Graphs([load_graphs(file, SETTINGS, cache="off") for file in (rows, other)])
+    assert {"charges", "dipole", "born_charges", "stress"} <= graphs.fields
+    chosen = graphs.select([30, 2, 5, 25, 11, 3, 4, 28])
+    chosen.attach({f"known_{label}": 2.0 * s[label] for label in LABELS if label in s} for s in chosen)
+    for places in ([0], [3, 1], [7, 6, 5, 4, 3, 2, 1, 0]):
+        found, expected = chosen.batch(places), collate_with_gaps([chosen[place] for place in places])
+        assert sorted(found.keys()) == sorted(expected.keys())
+        for name in sorted(found.keys()):
+            assert torch.equal(torch.as_tensor(found[name]).isnan(), torch.as_tensor(expected[name]).isnan()), name
+            left, right = (torch.as_tensor(batch[name]).nan_to_num(7.0) for batch in (found, expected))
+            assert left.dtype == right.dtype
+            assert torch.equal(left, right), name
+        assert found.num_nodes == expected.num_nodes
 
 
 def broken(rows: Path, path: Path) -> Path:
