@@ -32,6 +32,7 @@ def tables() -> list[str]:
     return [
         demo(read("demo")),
         transfer(read("size_transfer")),
+        electrolyte(read("electrolyte")),
         dimers(read("charged_dimers")),
         steps(read("calculator")),
         large(read("calculator")),
@@ -193,6 +194,19 @@ def transfer(result: dict[str, Any]) -> str:
             row += [f"{record[size]['forces']['mae']:.1e}" for size in ("64 atoms", "512 atoms")]
             row.append(", ".join(f"{symbol} {charge:+.2f}" for symbol, charge in record["charges"].items()) or "-")
     return table(tuple(columns), [(name, *row) for name, row in rows.items()])
+
+
+def electrolyte(result: dict[str, Any]) -> str:
+    rows = []
+    for name, record in result["records"].items():
+        errors = [1e3 * record[label][kind] for label in ("energy", "forces") for kind in ("mae", "rmse")]
+        charges = ", ".join(
+            f"{symbol} {found['mean']:+.2f}" + (f" ± {found['spread']:.2f}" if found["spread"] >= 0.005 else "")
+            for symbol, found in record["charges"].items()
+        )
+        rows.append((name, *(f"{error:.3g}" for error in errors), charges or "-"))
+    columns = ("NaCl in water", "E MAE (meV/atom)", "E RMSE", "F MAE (meV/Å)", "F RMSE", "charges ± spread (e)")
+    return table(columns, rows)
 
 
 def dimers(result: dict[str, Any]) -> str:
