@@ -50,7 +50,7 @@ class Quality:
         miscalibration: mean difference between such fractions and what is expected, over levels of confidence from 5
             to 95 %; 0 is perfect, 0.5 the worst.
         rank: Spearman's correlation of the sizes of errors and uncertainties; None where either is constant.
-        factor: what the uncertainties would have to be multiplied by to fit these errors best; None if all are zero.
+        factor: what the uncertainties would have to be multiplied by to fit these errors best; None for no error.
     """
 
     uncertainty: float
@@ -153,9 +153,15 @@ def expected_sizes(levels: np.ndarray, dof: int) -> np.ndarray:
 
 
 def quality(evaluation: Evaluation, members: int) -> dict[str, Quality]:
-    """How well the uncertainties of an ensemble of so many members match its errors, by quantity that has labels."""
+    """How well the uncertainties of an ensemble of so many members match its errors.
+
+    Returns:
+        by quantity that has labels and of which the members do not all say the same.
+    """
     result = {}
     for name, uncertainty in evaluation.uncertainty.items():
+        if not bool(uncertainty.any()):
+            continue
         errors, sigma, nu = _errors(evaluation, name), uncertainty.numpy(), dof(name, members)
         one, two = fractions_within(errors, sigma, np.array([1.0, 2.0]))
         expected = 1.0 - 2.0 * stats.t.sf([1.0, 2.0], nu)

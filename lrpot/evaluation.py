@@ -33,18 +33,17 @@ class Evaluation:
     Attributes:
         reference, predicted: by quantity (`QUANTITIES`, "energy" per atom), one flat tensor each, for the
             structures that carry the label.
-        uncertainty: by quantity, beside `predicted`, of an ensemble: of "energy" per atom, and of a component of
-            "forces", the uncertainty of the force over the root of three.
         n_structures, n_atoms: how many were evaluated.
         numbers, charges: (N,) atomic numbers and charges in e; empty if the model has no charges.
         energy_long, energy_network: (G,), eV/atom, E_long and E_short without the offsets of the elements.
         acoustic_sums: (G', 3, 3), e, what the predicted Born charges add up to in each structure that has labels of
             them, less its total charge.
+        uncertainty: by quantity, beside `predicted`, of an ensemble: of "energy" per atom, and of a component of
+            "forces", the uncertainty of the force over the root of three.
     """
 
     reference: dict[str, Tensor] = field(default_factory=dict)
     predicted: dict[str, Tensor] = field(default_factory=dict)
-    uncertainty: dict[str, Tensor] = field(default_factory=dict)
     n_structures: int = 0
     n_atoms: int = 0
     numbers: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
@@ -52,6 +51,7 @@ class Evaluation:
     energy_long: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
     energy_network: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
     acoustic_sums: Tensor = field(default_factory=lambda: torch.empty(0, 3, 3, dtype=torch.float64))
+    uncertainty: dict[str, Tensor] = field(default_factory=dict)
 
     def charges_by_element(self) -> dict[str, dict[str, float]]:
         """{symbol: {mean, spread, min, max}}, e; the spread is the standard deviation."""

@@ -90,8 +90,9 @@ def evaluate(
             f"long range: {long_range['energy_long']:.3g} eV/atom beside {long_range['energy_network']:.3g} eV/atom of "
             f"the network (mean magnitudes), a share of {long_range['share']:.0%}"
         )
-    if isinstance(potential, Ensemble):
+    if uncertainty:
         console.table("uncertainties beside errors", *quality_table(uncertainty))
+    if isinstance(potential, Ensemble):
         for doubt in doubts(potential):
             console.warn(doubt)
     _tell_sums(console, evaluation)

@@ -91,16 +91,16 @@ def _finish(
         console.line(f"spread of the members, calibrated on {len(data.valid)} validation structures: {text}")
     uncertainty = quality(shown, len(model.members))
     where = "test" if data.test else "validation"
-    console.table(f"uncertainties beside errors, {where} structures", *quality_table(uncertainty))
+    if uncertainty:
+        console.table(f"uncertainties beside errors, {where} structures", *quality_table(uncertainty))
     for doubt in doubts(model):
         console.warn(doubt)
     record = {"stages": entries, "test": test, "calibration": factors}
     record["uncertainty"] = {"structures": where, **quality_record(uncertainty)}
     write_text(out / "results.json", json.dumps(record, indent=1))
-    pictures = [
-        plots.parity(shown, out / "parity.png"),
-        plots.calibration(shown, len(model.members), out / "calibration.png"),
-    ]
+    pictures = [plots.parity(shown, out / "parity.png")]
+    if uncertainty:
+        pictures.append(plots.calibration(shown, len(model.members), out / "calibration.png"))
     for file in (path, *pictures):
         console.line(f"wrote {file}")
     return model, path, entries, test
