@@ -90,22 +90,30 @@ def calibrate(model: Ensemble, structures: Sequence[Structure]) -> Calibration:
 
 
 def doubts(model: Ensemble) -> list[str]:
-    """What to say of uncertainties that are not to be relied on."""
-    n, calibration = len(model.members), model.calibration
-    found = []
-    if n < FEW_MEMBERS:
-        found.append(f"{n} members say little about their spread; four are usual")
-    if calibration is None:
-        found.append(
+    """What to say of the uncertainties of a model that are not to be relied on."""
+    if model.calibration is None:
+        plain = (
             "the uncertainties are the plain spread of the members, mostly too small; calibrate them with labelled "
             "structures: lrpot ensemble ... --calibrate DATA"
         )
-    elif (error := factor_error(calibration.n_structures, n)) > DOUBTFUL:
-        found.append(
-            f"the uncertainties are calibrated on {calibration.n_structures} structures, so their size is known to "
-            f"about {error:.0%} only; calibrate on more"
-        )
-    return found
+        return [*few_members(len(model.members)), plain]
+    return [*few_members(len(model.members)), *few_structures(model.calibration.n_structures, len(model.members))]
+
+
+def few_members(members: int) -> list[str]:
+    """A line if an ensemble is small."""
+    return [f"{members} members say little about their spread; four are usual"] if members < FEW_MEMBERS else []
+
+
+def few_structures(n: int, members: int) -> list[str]:
+    """A line if n structures are few to calibrate so many members on."""
+    error = factor_error(n, members)
+    if error <= DOUBTFUL:
+        return []
+    return [
+        f"uncertainties calibrated on {n} structures: their size is known to about {error:.0%} only; calibrate on more "
+        "(in a fit: data.valid_fraction, or --valid)"
+    ]
 
 
 def spread_factor(errors: np.ndarray, spreads: np.ndarray, dof: int) -> float | None:

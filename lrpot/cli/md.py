@@ -60,6 +60,7 @@ def md(
     import torch
 
     from lrpot import plots
+    from lrpot.calibration import doubts
     from lrpot.console import Console
     from lrpot.ensemble import Ensemble as Potentials
     from lrpot.errors import ConfigError, Interrupted, OutputError
@@ -80,15 +81,18 @@ def md(
         raise ConfigError(f"--supercell {supercell}: numbers must be 1 or more")
     potential = load(model, device=device, dtype=getattr(torch, dtype.value))
     (row,), _ = read_crystals(potential, structure, last=True)  # names file and row of what the model cannot treat
-    if max_uncertainty is not None and not isinstance(potential, Potentials):
-        raise ConfigError(
-            f"--max-uncertainty needs an ensemble, and {model} is a single model; fit one with lrpot fit --ensemble 4, "
-            "or join models with lrpot ensemble"
-        )
+    console = Console()
+    if max_uncertainty is not None:
+        if not isinstance(potential, Potentials):
+            raise ConfigError(
+                f"--max-uncertainty needs an ensemble, and {model} is a single model; fit one with lrpot fit "
+                "--ensemble 4, or join models with lrpot ensemble"
+            )
+        for doubt in doubts(potential):
+            console.warn(doubt)
     check_writable(out)
     atoms = row.atoms.repeat(supercell)
     atoms.calc = LRCalculator(potential, device=device, dtype=dtype.value, skin=skin)
-    console = Console()
     with (
         console.progress(f"{ensemble.value}, {len(atoms)} atoms", steps, "steps") as update,
         finish_step_on_ctrl_c(console.warn) as interrupted,

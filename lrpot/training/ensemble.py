@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lrpot.calibration import calibrate, doubts, quality, quality_record, quality_table
+from lrpot.calibration import calibrate, few_members, few_structures, quality, quality_record, quality_table
 from lrpot.config import FitConfig, make_config
 from lrpot.console import Console
 from lrpot.ensemble import Ensemble
@@ -18,6 +18,8 @@ from lrpot.model_file import save
 from lrpot.potential import Potential
 from lrpot.training.dataset import FitData
 from lrpot.training.summary import errors_text, stage_table
+
+CONFIG = "config.yaml"
 
 # Fits one model: directory of its run, its settings, its structures, where to tell.
 FitMember = Callable[[Path, FitConfig, FitData, Console], Potential]
@@ -34,14 +36,21 @@ def fit_ensemble(
     Returns:
         model, path, stages, test: as in `FitResult`; of `stages` one entry per member and one of the ensemble.
     """
+    n = config.training.ensemble
+    for doubt in (*few_members(n), *few_structures(len(data.valid), n)):  # said before the work
+        console.warn(doubt)
+    runs = {
+        out / f"member-{number}": member_config(config, seed) for number, seed in enumerate(member_seeds(config), 1)
+    }
+    # all at first, so that members can be fitted by themselves too: lrpot fit --resume --out run/member-2
+    for folder, own in runs.items():
+        if not (folder / CONFIG).exists():
+            with run_directory(folder, resume=True, overwrite=False):
+                write_text(folder / CONFIG, own.to_yaml())
     members = []
-    for number, seed in enumerate(member_seeds(config), 1):
-        own = member_config(config, seed)
-        folder = out / f"member-{number}"
-        console.line(f"member {number} of {config.training.ensemble}, seed {seed}")
-        # whatever is there is of this run, whose directory is held
+    for folder, own in runs.items():
+        console.line(f"{folder.name} of {n}, seed {own.training.seed}")
         with run_directory(folder, resume=True, overwrite=False):
-            write_text(folder / "config.yaml", own.to_yaml())
             try:
                 members.append(fit_member(folder, own, data, console))
             except Interrupted as error:
@@ -93,8 +102,6 @@ def _finish(
     where = "test" if data.test else "validation"
     if uncertainty:
         console.table(f"uncertainties beside errors, {where} structures", *quality_table(uncertainty))
-    for doubt in doubts(model):
-        console.warn(doubt)
     record = {"stages": entries, "test": test, "calibration": factors}
     record["uncertainty"] = {"structures": where, **quality_record(uncertainty)}
     write_text(out / "results.json", json.dumps(record, indent=1))

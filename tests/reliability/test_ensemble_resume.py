@@ -153,35 +153,33 @@ def test_resume_after_a_stop_inside_each_member_is_bitwise_equal(
     assert_same(uninterrupted, out)
 
 
-@pytest.mark.parametrize("member", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("before", [pytest.param("member-2", marks=pytest.mark.slow), "joining"])
 def test_resume_after_a_stop_between_members_is_bitwise_equal(
-    data: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, member: int
+    data: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str
 ) -> None:
-    """Stopped before a member begins; 3: after the last, before they are joined."""
-    out, begun = tmp_path / "run", 0
+    out = tmp_path / "run"
     hold = ensemble_module.run_directory
 
-    def stop(*args: object, **kwargs: object) -> object:
-        nonlocal begun
-        begun += 1
-        if begun == member:
+    def stop(folder: Path | Ensemble, *args: object, **kwargs: object) -> object:
+        if isinstance(folder, Ensemble) or (folder.name == before and (folder / "config.yaml").exists()):
             raise TrainingError("stopped by the test")
-        return hold(*args, **kwargs)
+        return hold(folder, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ensemble_module, "run_directory", stop)
-        if member > MEMBERS:
-            patch.setattr(ensemble_module, "calibrate", lambda *_: stop())
+        patch.setattr(ensemble_module, "calibrate" if before == "joining" else "run_directory", stop)
         with pytest.raises(TrainingError, match="stopped by the test"):
             fit(data, out=out, settings=SETTINGS, verbose=False)
+    assert (out / "member-1" / "model.pt").exists()
+    assert (out / "member-2" / "model.pt").exists() == (before == "joining")
     assert not (out / "model.pt").exists()
     fit(out=out, resume=True, verbose=False)
     assert_same(uninterrupted, out)
 
 
-def test_a_member_may_be_finished_by_itself(
+def test_members_may_be_finished_by_themselves(
     data: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """In any order, also one that had not begun."""
     out = tmp_path / "run"
 
     def stop(*_: object) -> None:
@@ -191,7 +189,7 @@ def test_a_member_may_be_finished_by_itself(
         patch.setattr(fit_module._Run, "_stage", stop)
         with pytest.raises(Interrupted, match=rf"lrpot fit --resume --out {out}$"):  # not only the member
             fit(data, out=out, settings=SETTINGS, verbose=False)
-    fit(out=out / "member-1", resume=True, verbose=False)
+    fit(out=out / "member-2", resume=True, verbose=False)
     fit(out=out, resume=True, verbose=False)
     assert_same(uninterrupted, out)
 

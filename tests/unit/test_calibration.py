@@ -175,7 +175,7 @@ def test_nothing_to_calibrate_with() -> None:
         (
             4,
             Calibration({"energy": 1.0}, 10),
-            ["calibrated on 10 structures, so their size is known to about 32% only"],
+            ["calibrated on 10 structures: their size is known to about 32% only; calibrate on more"],
         ),
         (4, Calibration({"energy": 1.0}, 100), []),
     ],

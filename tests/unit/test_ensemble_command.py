@@ -131,12 +131,14 @@ def test_fit_an_ensemble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert run_cli("fit", data, "--out", run, "--ensemble", 2, "--set", *settings) == 0
     printed = capsys.readouterr()
     for words in (
-        "member 1 of 2, seed 0",
-        "member 2 of 2, seed 1",
+        "member-1 of 2, seed 0",
+        "member-2 of 2, seed 1",
         "spread of the members, calibrated on 1 validation",
     ):
         assert words in printed.out
-    assert "2 members say little about their spread" in printed.err
+    doubts = printed.err.splitlines()
+    assert doubts[0] == "warning: 2 members say little about their spread; four are usual"
+    assert doubts[1].startswith("warning: uncertainties calibrated on 1 structures: their size is known to about 141%")
     assert {"member-1", "member-2", "model.pt", "results.json", "parity.png", "calibration.png"} <= set(listing(run))
     assert json.loads((run / "results.json").read_text())["uncertainty"]["structures"] == "validation"
     assert run_cli("fit", data, "--out", run, "--ensemble", 2) == 1

@@ -10,7 +10,7 @@ import pytest
 from ase import Atoms
 
 from lrpot import LRCalculator
-from lrpot.ensemble import Ensemble
+from lrpot.ensemble import Calibration, Ensemble
 from lrpot.errors import ConfigError
 from lrpot.md import SimulationError, run_md
 from lrpot.model_file import save
@@ -122,7 +122,9 @@ def test_a_single_model_has_no_limit() -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("md")
-    save(Ensemble(small_model("none", seed=seed) for seed in range(3)), folder / "m.pt")
+    members = [small_model("none", seed=seed) for seed in range(3)]
+    save(Ensemble(members, Calibration({"forces": 1.5}, 100)), folder / "m.pt")
+    save(Ensemble(members), folder / "plain.pt")
     save_model(folder / "single.pt", "none")
     write_crystals(folder / "start.extxyz", 1)
     return folder
@@ -144,6 +146,14 @@ def test_the_command_stops_with_1(folder: Path, tmp_path: Path, capsys: pytest.C
     assert run_cli(*words, "--max-uncertainty", 1e6, "--overwrite") == 0
     assert capsys.readouterr().err == ""
     assert listing(tmp_path) == ["md.energy.png", "md.traj"]  # no frames of the run that was replaced
+
+
+def test_the_command_warns_of_a_limit_that_is_not_calibrated(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("md", folder / "plain.pt", folder / "start.extxyz", "--steps", 1, "--out", tmp_path / "md.traj")
+    assert run_cli(*words, "--max-uncertainty", 1e6) == 0
+    assert "warning: the uncertainties are the plain spread" in capsys.readouterr().err
 
 
 def test_the_command_refuses_a_single_model(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
