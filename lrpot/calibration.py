@@ -191,12 +191,20 @@ def quality(evaluation: Evaluation, members: int) -> dict[str, Quality]:
 
 def quality_table(found: dict[str, Quality]) -> tuple[list[str], list[list[str]]]:
     """Columns and lines of a table of it."""
-    columns = ["quantity", "uncertainty", "RMSE", "within 1 (due)", "within 2 (due)", "miscalibration", "rank"]
+    columns = [
+        "quantity",
+        "uncertainty",
+        "RMSE",
+        "within 1 (expected)",
+        "within 2 (expected)",
+        "miscalibration",
+        "rank",
+    ]
     columns.append("best factor")
     lines = []
     for name, q in found.items():
         line = [f"{name} ({UNITS[name]})", f"{q.uncertainty:.3e}", f"{q.rmse:.3e}"]
-        line += [f"{got:.0%} ({due:.0%})" for got, due in zip(q.within, q.expected, strict=True)]
+        line += [f"{got:.0%} ({expected:.0%})" for got, expected in zip(q.within, q.expected, strict=True)]
         line += [
             f"{q.miscalibration:.3f}",
             "" if q.rank is None else f"{q.rank:+.2f}",

@@ -234,7 +234,8 @@ def calibration(evaluation: Evaluation, members: int, path: str | Path) -> Path:
             said, found = _binned_sizes(sigma, errors)
             visible = (sigma > 0) & (errors != 0)
             shown = _thinned(sigma[visible], np.abs(errors[visible]))
-            top.loglog(*shown, ".", ms=4, alpha=0.3, mew=0, color="0.4", rasterized=True, label="|error|")
+            alpha = float(np.clip(300 / max(len(shown[0]), 1), 0.2, 0.8))  # a few dots must be seen, many see through
+            top.loglog(*shown, ".", ms=5, alpha=alpha, mew=0, color="0.5", rasterized=True, label="|error|")
             top.loglog(said, found, "o-", ms=4, color=_COLOURS[0], label="root mean square of like uncertainty")
             top.axline((said[-1], said[-1]), (2 * said[-1], 2 * said[-1]), color="0.3", lw=0.8, label="ideal")
             quantity = "energy per atom" if name == "energy" else f"{name}, components"

@@ -37,7 +37,7 @@ class Prediction:
         stress: (6,), eV/A^3, Voigt order and sign of ASE; None if the crystal is not periodic in three directions.
         charges: (N,), e, the first channel; None if the model has no charges.
         energy_uncertainty: eV/atom; None if the model is no ensemble.
-        forces_uncertainty: (N,), eV/A, of the length of each force; None likewise.
+        forces_uncertainty: (N,), eV/A, how far each force is likely to be off; None likewise.
     """
 
     row: Row

@@ -100,7 +100,8 @@ def fit(
 
     The defaults shown hold where neither --config nor --set says otherwise; `training.max_epochs` counts per stage.
     The run leaves model.pt, config.yaml, metrics.csv, results.json, parity.png, learning_curves.png and kernel.png.
-    With --ensemble it has such a run of each model in member-1, member-2, ..., and model.pt holds them all.
+    With --ensemble it has such a run of each model in member-1, member-2, ..., and model.pt holds them all; each may be
+    fitted by itself too, on another machine: lrpot fit --resume --out RUN/member-2.
     """
     from lrpot.config import parse_settings
     from lrpot.training.fit import fit as run

@@ -33,7 +33,7 @@ class LRCalculator(Calculator):
     Of an ensemble the results are means, and two more properties say how uncertain they are:
 
     atoms.calc.results["energy_uncertainty"]    # eV/atom
-    atoms.calc.results["forces_uncertainty"]    # (N,), eV/A, of the length of each force
+    atoms.calc.results["forces_uncertainty"]    # (N,), eV/A, how far each force is likely to be off
     """
 
     implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "stress", "charges"]

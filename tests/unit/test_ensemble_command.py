@@ -89,7 +89,7 @@ def test_info(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_evaluate(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli("evaluate", folder / "abc.pt", folder / "rows.extxyz", "--out", tmp_path) == 0
     printed = capsys.readouterr()
-    for words in ("uncertainties beside errors", "within 1 (due)", "miscalibration"):
+    for words in ("uncertainties beside errors", "within 1 (expected)", "miscalibration"):
         assert words in printed.out
     assert "plain spread of the members" in printed.err
     assert "calibration-rows.png" in listing(tmp_path)
