@@ -114,7 +114,12 @@ def test_members_of_other_cutoffs_and_kinds(make_potential, random_crystal) -> N
     ]
     ensemble = Ensemble(models)
     assert ensemble.cutoff == 5.0
+    longest = []
+    for model in models:
+        model.short.backbone.register_forward_pre_hook(lambda _, inputs: longest.append(inputs[1].norm(dim=1).max()))
     found = ensemble(random_crystal(0, cutoff=5.0), stress=True)
+    assert [float(length) < model.cutoff for length, model in zip(longest, models, strict=True)] == [True] * 3
+    assert longest[1] > 4.5
     single = [model(random_crystal(0, cutoff=model.cutoff), stress=True) for model in models]
     for name in ("energy", "energy_short", "energy_long", "forces", "stress"):
         expected = torch.stack([one[name] for one in single]).mean(dim=0)
@@ -195,6 +200,18 @@ def test_evaluation_has_an_uncertainty_beside_every_error() -> None:
     sums = (found.uncertainty["forces"].reshape(-1, 3) ** 2).sum(dim=1).sqrt()
     torch.testing.assert_close(sums, expected, rtol=1e-9, atol=0)
     assert evaluate_structures(small_model(), structures).uncertainty == {}
+
+
+def test_parts_of_the_energy_are_means_too() -> None:
+    structures = [to_structure(atoms, 4.0) for atoms in ionic_rows(2)]
+    ensemble = Ensemble(members())
+    for n, member in enumerate(ensemble.members):
+        member.short.offset[11] = -float(n)
+    found = evaluate_structures(ensemble, structures)
+    single = [evaluate_structures(member, structures) for member in ensemble.members]
+    for name in ("energy_long", "energy_network", "charges"):
+        expected = torch.stack([getattr(one, name) for one in single]).mean(dim=0)
+        torch.testing.assert_close(getattr(found, name), expected, rtol=1e-10, atol=1e-10)
 
 
 def test_the_scale_of_the_charges_of_all_members() -> None:
