@@ -116,9 +116,11 @@ def test_members_of_other_cutoffs_and_kinds(make_potential, random_crystal) -> N
     assert ensemble.cutoff == 5.0
     longest = []
     for model in models:
-        model.short.backbone.register_forward_pre_hook(lambda _, inputs: longest.append(inputs[1].norm(dim=1).max()))
+        model.short.backbone.register_forward_pre_hook(
+            lambda _, inputs: longest.append(inputs[1].norm(dim=1).max().item())
+        )
     found = ensemble(random_crystal(0, cutoff=5.0), stress=True)
-    assert [float(length) < model.cutoff for length, model in zip(longest, models, strict=True)] == [True] * 3
+    assert [length < model.cutoff for length, model in zip(longest, models, strict=True)] == [True] * 3
     assert longest[1] > 4.5
     single = [model(random_crystal(0, cutoff=model.cutoff), stress=True) for model in models]
     for name in ("energy", "energy_short", "energy_long", "forces", "stress"):
