@@ -93,6 +93,16 @@ def test_the_mean_square_of_few_members_is_biased_and_this_is_not() -> None:
     assert spread_factor(errors, spreads, members - 1) == pytest.approx(FACTOR, rel=0.02)
 
 
+def test_of_four_members_it_scatters_less_than_the_corrected_mean_square() -> None:
+    likely, corrected = [], []
+    for seed in range(100):
+        evaluation = synthetic(100, 4, seed=seed)
+        errors, spreads = evaluation.predicted["energy"].numpy(), evaluation.uncertainty["energy"].numpy()
+        likely.append(spread_factor(errors, spreads, 3))
+        corrected.append(np.sqrt(((errors / spreads) ** 2).mean() / 3))
+    assert np.std(likely) < 0.5 * np.std(corrected)
+
+
 def test_its_standard_error() -> None:
     found = []
     for seed in range(200):
