@@ -55,7 +55,7 @@ def fit_ensemble(
                 members.append(fit_member(folder, own, data, console))
             except Interrupted as error:
                 raise Interrupted(str(error).replace(str(folder), str(out))) from None
-    return _finish(Ensemble(members), out, config, data, console)
+    return _finish(Ensemble(members).eval(), out, config, data, console)
 
 
 def member_seeds(config: FitConfig) -> list[int]:
@@ -78,7 +78,7 @@ def _finish(
     except DataError as error:  # members without any spread are a result too
         console.warn(str(error))
     path = save(model, out / "model.pt")
-    titles = [f"member {n}" for n in range(1, len(model.members) + 1)] + ["ensemble"]
+    titles = [f"member-{n}" for n in range(1, len(model.members) + 1)] + ["ensemble"]
     evaluations = [evaluate_structures(one, data.valid) for one in (*model.members, model)]
     table: list[tuple[str, Mapping[str, Any], Mapping[str, float]]] = [
         (title, e.errors(), _mean_charges(e)) for title, e in zip(titles, evaluations, strict=True)

@@ -103,11 +103,12 @@ def test_what_a_fit_of_an_ensemble_leaves(data: Path, uninterrupted: Path) -> No
     assert model.calibration is not None
     assert model.calibration.n_structures == len(split["valid"])
     results = json.loads((uninterrupted / "results.json").read_text())
-    assert [entry["title"] for entry in results["stages"]] == ["member 1", "member 2", "ensemble"]
+    assert [entry["title"] for entry in results["stages"]] == ["member-1", "member-2", "ensemble"]
     assert results["calibration"] == model.calibration.factors
     assert results["uncertainty"]["structures"] == "test"
     resumed = fit(out=uninterrupted, resume=True, ensemble=MEMBERS, verbose=False)
     assert len(resumed.model.members) == MEMBERS
+    assert not resumed.model.training
     assert resumed.test == results["test"]
     with pytest.raises(ConfigError, match="started with other settings"):
         fit(out=uninterrupted, resume=True, ensemble=3, verbose=False)

@@ -95,7 +95,7 @@ def test_the_mean_square_of_few_members_is_biased_and_this_is_not() -> None:
 
 def test_of_four_members_it_scatters_less_than_the_corrected_mean_square() -> None:
     likely, corrected = [], []
-    for seed in range(100):
+    for seed in range(200):
         evaluation = synthetic(100, 4, seed=seed)
         errors, spreads = evaluation.predicted["energy"].numpy(), evaluation.uncertainty["energy"].numpy()
         likely.append(spread_factor(errors, spreads, 3))
