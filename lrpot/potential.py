@@ -139,6 +139,11 @@ class Potential(nn.Module):
     def cutoff(self) -> float:
         return float(self.short.backbone.cutoff)  # type: ignore[arg-type]
 
+    @property
+    def members(self) -> list[Potential]:
+        """The potentials whose mean this is: itself, or those of an `lrpot.ensemble.Ensemble`."""
+        return [self]
+
     def set_precision(self, dtype: torch.dtype, long_range: torch.dtype = torch.float64) -> Potential:
         """Compute the network in `dtype` and structure factors in `long_range`; energies are summed in float64."""
         self.short.backbone.to(dtype)

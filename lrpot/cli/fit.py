@@ -75,6 +75,12 @@ def fit(
             show_default="none",
         ),
     ] = None,
+    ensemble: Annotated[
+        int | None,
+        typer.Option(
+            "--ensemble", help="Models to fit; two or more give uncertainties, four are usual.", show_default="1"
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove what is in --out first.")] = False,
     skip_bad_rows: Annotated[
@@ -94,6 +100,8 @@ def fit(
 
     The defaults shown hold where neither --config nor --set says otherwise; `training.max_epochs` counts per stage.
     The run leaves model.pt, config.yaml, metrics.csv, results.json, parity.png, learning_curves.png and kernel.png.
+    With --ensemble it has such a run of each model in member-1, member-2, ..., and model.pt holds them all; each may be
+    fitted by itself too, on another machine: lrpot fit --resume --out RUN/member-2.
     """
     from lrpot.config import parse_settings
     from lrpot.training.fit import fit as run
@@ -110,6 +118,7 @@ def fit(
         "training.device": device,
         "training.dtype": dtype and dtype.value,
         "training.seed": seed,
+        "training.ensemble": ensemble,
     }
     settings = {name: value for name, value in settings.items() if value is not None}
     settings |= parse_settings(set_ or [])

@@ -3,20 +3,42 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from lrpot.console import Console
+    from lrpot.ensemble import Calibration
+    from lrpot.potential import Potential
+
 
 def info(model: Annotated[Path, typer.Argument(help="Model file.")]) -> None:
-    """Elements, units, settings, stages and errors of a model."""
+    """Elements, units, settings, stages and errors of a model, or of each model of an ensemble."""
     from lrpot.console import Console
-    from lrpot.model_file import ModelInfo, load
+    from lrpot.ensemble import Ensemble
+    from lrpot.model_file import load
 
     console = Console()
     potential = load(model)
-    about = potential.info
-    assert isinstance(about, ModelInfo)
+    if isinstance(potential, Ensemble):
+        console.line(f"{'ensemble:':15s} {len(potential.members)} models; {_calibration(potential.calibration)}")
+    for number, member in enumerate(potential.members, 1):
+        if len(potential.members) > 1:
+            console.line()
+            console.line(f"{'model:':15s} {number} of {len(potential.members)}")
+        _tell(console, member)
+
+
+def _calibration(calibration: Calibration | None) -> str:
+    if calibration is None:
+        return "uncertainties are the plain spread, not calibrated"
+    factors = ", ".join(f"{name} x {factor:.3f}" for name, factor in calibration.factors.items())
+    return f"spread calibrated on {calibration.n_structures} structures: {factors}"
+
+
+def _tell(console: Console, potential: Potential) -> None:
+    about: Any = potential.info
     parameters = sum(p.numel() for p in potential.parameters())
     settings = about.config["model"]
     lines = [

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import typer
 
 from lrpot import __version__
-from lrpot.cli import charges, convert, data, evaluate, fit, info, md, plot, predict
+from lrpot.cli import charges, convert, data, ensemble, evaluate, fit, info, md, plot, predict
 from lrpot.errors import Interrupted, LrpotError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.command("charges")(charges.charges)
 app.command("fit")(fit.fit)
+app.command("ensemble")(ensemble.ensemble)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("md")(md.md)

@@ -63,6 +63,12 @@ class TrainingConfig(Section):
     dtype: Literal["float32", "float64"] = Field("float32", description="Precision of the network in training.")
     device: str = Field("cpu", description="cpu, cuda, cuda:1, ...")
     seed: int = Field(0, ge=0, description="Seed of weights, split and order.")
+    ensemble: int = Field(
+        1,
+        ge=1,
+        description="Models that are fitted to the same structures, with seeds from `seed` on; two or more predict "
+        "their mean, and an uncertainty from their spread.",
+    )
 
 
 # The weight of each label of the charges, by the name of the label.

@@ -105,7 +105,8 @@ def read_data(config: FitConfig, console: Console, *, stored: Path | None = None
     if stored is not None:
         places = stored_split(stored, both.rows)
     else:
-        places = divide(data, config.training.seed, both.rows, both.formula)
+        seed = config.training.seed if data.split_seed is None else data.split_seed
+        places = divide(data, seed, both.rows, both.formula)
     parts = {part: both.select(places[part]) for part in PARTS}
     split = {part: graphs.rows.tolist() for part, graphs in parts.items() if len(graphs)}
     elements = parts["train"].elements

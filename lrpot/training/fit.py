@@ -37,6 +37,7 @@ from lrpot.training.baseline import (
 from lrpot.training.batches import check_sizes, train_loader, valid_loader
 from lrpot.training.checkpoint import SaveEveryEpoch, StopOnSignal, TwoCheckpoints, usable_checkpoint
 from lrpot.training.dataset import FitData, read_data, supervised
+from lrpot.training.ensemble import fit_ensemble
 from lrpot.training.module import StageModule
 from lrpot.training.split import write_split
 from lrpot.training.stages import Stage, plan
@@ -63,9 +64,9 @@ class FitResult:
     """What a fit leaves.
 
     Attributes:
-        model: the fitted potential, in evaluation mode.
+        model: the fitted potential, in evaluation mode; an `lrpot.ensemble.Ensemble` if several were fitted.
         path: of model.pt.
-        stages: one entry per stage: title, epochs, seconds, validation errors, charges.
+        stages: one entry per stage: title, epochs, seconds, validation errors, charges; of an ensemble one per member.
         test: errors on the test structures, or None without any.
     """
 
@@ -81,6 +82,7 @@ def fit(
     out: str | Path,
     config: str | Path | Mapping[str, Any] | FitConfig | None = None,
     settings: Mapping[str, Any] | None = None,
+    ensemble: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
     verbose: bool = True,
@@ -92,6 +94,8 @@ def fit(
         out: directory of the run; gets model.pt, config.yaml, metrics.csv, results.json and pictures.
         config: a YAML file, nested settings, or a `FitConfig`; None for the defaults.
         settings: settings by dotted name, such as {"training.max_epochs": 50}; they win over `config`.
+        ensemble: how many models to fit; the same as `training.ensemble` of the config. More than one predict their
+            mean and an uncertainty; each has a run directory of its own in `out`.
         resume: go on with an unfinished run in `out`, with its own configuration.
         overwrite: remove what is in `out` first.
         verbose: print what happens.
@@ -104,6 +108,8 @@ def fit(
     settings = dict(settings or {})
     if data is not None:
         settings["data.train"] = str(data) if isinstance(data, (str, Path)) else [str(file) for file in data]
+    if ensemble is not None:
+        settings["training.ensemble"] = ensemble
     saved = out / "config.yaml"
     if resume:
         if not saved.exists():
@@ -130,7 +136,12 @@ def fit(
         given_charges(resolved.model.charges, structures.elements, structures.source)  # tells what is wrong with them
     with run_directory(out, resume=resume, overwrite=overwrite):
         write_text(saved, resolved.to_yaml())
-        return _Run(out, resolved, structures, Console(quiet=not verbose)).run()
+        console = Console(quiet=not verbose)
+        if resolved.training.ensemble > 1:
+            write_text(split, write_split(structures.record["split"], structures.record["files"]))
+            fitted = fit_ensemble(out, resolved, structures, console, lambda *member: _Run(*member).run().model)
+            return FitResult(*fitted)
+        return _Run(out, resolved, structures, console).run()
 
 
 class _Run:
