@@ -89,7 +89,7 @@ class TrainingConfig(Section):
         "that are left.",
     )
     lr: float = Field(5e-3, gt=0, description="Learning rate of Adam for the network.")
-    lr_long: float | Literal["auto"] = Field(
+    lr_long: PositiveFloat | Literal["auto"] = Field(
         "auto", description="Learning rate for charges and kernel; auto: lr times (residual / long-range forces)."
     )
     lr_schedule: LearningRateSchedule = Field(
