@@ -10,10 +10,13 @@ from typing import Protocol
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 # Seconds: no two lines of progress in a log are nearer, and none waits longer for the next step of the task.
 NEAREST_LINES, FARTHEST_LINES = 10.0, 300.0
+
+# Characters of the bar and of what stands beside it: "---------- 1000/1000 structures 0:00:00 at most 0:00:00 left".
+NUMBERS_WIDTH = 62
 
 
 class Update(Protocol):
@@ -63,16 +66,18 @@ class Console:
         if not self.errors.is_terminal:
             yield self._lines(title, total, unit, left)
             return
+        # on a narrow terminal the note is cut first, then the title, and never the numbers
+        room = max(12, self.errors.width - NUMBERS_WIDTH)
         columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
+            TextColumn("{task.description}", table_column=Column(max_width=room, no_wrap=True)),
+            BarColumn(bar_width=10),
             MofNCompleteColumn(),
             TextColumn(unit),
             TimeElapsedColumn(),
             TextColumn("{task.fields[left]}"),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True)),
         )
-        with Progress(*columns, console=self.errors, transient=True) as bar:
+        with Progress(*columns, console=self.errors, transient=True, expand=True) as bar:
             task = bar.add_task(title, total=total, note="", left="")
             yield lambda done, note="": bar.update(task, completed=done, note=note, left=left(done))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console as RichConsole
@@ -71,14 +72,21 @@ def test_a_task_without_an_end_has_no_time_left(clock: Clock) -> None:
     assert run(clock, 20.0, range(1, 4), None) == [f"stage 1/3: {n} epochs  loss {n}" for n in (1, 2, 3)]
 
 
-def test_a_bar_on_a_terminal_shows_the_same(clock: Clock) -> None:
+@pytest.mark.parametrize(
+    ("width", "title", "note"),
+    [(160, "stage 1/3: real space, long range frozen", "loss 0.1"), (80, "stage 1/3: r", "")],
+)
+def test_a_bar_on_a_terminal_shows_the_same(clock: Clock, width: int, title: str, note: str) -> None:
+    """On a narrow one the title and the note are cut, and the numbers are not."""
     shown = Console()
-    shown.errors = RichConsole(file=io.StringIO(), force_terminal=True, width=160)
-    with shown.progress("stage 1/3", 100, "epochs", at_most=True) as update:
+    shown.errors = RichConsole(file=io.StringIO(), force_terminal=True, width=width)
+    with shown.progress("stage 1/3: real space, long range frozen", 100, "epochs", at_most=True) as update:
         for step in (0, 1, 2):
             clock.now += 30.0
             update(step, "loss 0.1")
     assert isinstance(shown.errors.file, io.StringIO)
-    text = shown.errors.file.getvalue()
-    for part in ("stage 1/3", "2/100", "epochs", "at most 0:49:00 left", "loss 0.1"):
-        assert part in text
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.errors.file.getvalue())
+    last = [line for line in re.split(r"[\r\n]", plain) if line.strip()][-1]
+    assert len(last) <= width
+    for part in (title, "2/100", "epochs", "at most 0:49:00 left", note):
+        assert part in last

@@ -165,18 +165,19 @@ def test_the_saved_model_has_the_averaged_weights(data: Path, tmp_path: Path, mo
 # --- steps of several batches
 
 
-@pytest.mark.parametrize(("batch_size", "accumulate"), [(2, 4), (1, 8)])
-def test_accumulated_batches_step_as_one(data: Path, tmp_path: Path, batch_size: int, accumulate: int) -> None:
-    """12 structures in steps of 8 and 4: of one batch each, and of several. Forces alone, whose loss is a mean over
-    structures of one size, so that the order of the sums is all that differs."""
+@pytest.mark.parametrize(("one", "several"), [(8, (2, 4)), (12, (4, 5))])
+def test_accumulated_batches_step_as_one(data: Path, tmp_path: Path, one: int, several: tuple[int, int]) -> None:
+    """12 structures in steps of 8 and 4, and all in one step, though that waits for more batches than an epoch has: of
+    one batch each, and of several. Forces alone, whose loss is a mean over structures of one size, so that the order of
+    the sums is all that differs."""
     settings = SMALL | ONE_STAGE | {"training.energy_weight": 0.0, "training.max_epochs": 3}
-    shapes = {"one": (8, 1), "several": (batch_size, accumulate)}
+    shapes = {"one": (one, 1), "several": several}
     for name, (size, count) in shapes.items():
         steps = {"training.batch_size": size, "training.accumulate": count}
         fit(data, out=tmp_path / name, settings=settings | steps, verbose=False)
-    one, several = (metrics(tmp_path / name) for name in shapes)
-    assert len(one) == len(several) == 4
-    for left, right in zip(one, several, strict=True):
+    found = [metrics(tmp_path / name) for name in shapes]
+    assert len(found[0]) == 4
+    for left, right in zip(*found, strict=True):
         assert left["lr"] == right["lr"]  # warm-up and fall are by steps
         assert float(left["loss"]) == pytest.approx(float(right["loss"]), rel=1e-9)
     weights = [load(tmp_path / f"{name}/model.pt").state_dict() for name in shapes]
