@@ -202,7 +202,7 @@ def test_forces_in_bfloat16(structures: list[Structure], backbone: str) -> None:
 
 
 def _random_potential(backbone: str) -> Potential:
-    config = make_config(None, {"model.backbone.name": backbone, "model.backbone.features": 16})
+    config = make_config(None, {"model.backbone.name": backbone, "model.backbone.features": 8})
     torch.manual_seed(0)
     model = build_potential(config.model, [11, 17]).set_precision(torch.float32)
     nn.init.normal_(model.short.readout.last.weight)
@@ -233,7 +233,7 @@ def _check_bfloat16(model: Potential, structures: list[Structure]) -> None:
 def test_a_fit_in_bfloat16_ends_as_near_as_one_in_full_precision(data: Path, tmp_path: Path) -> None:
     ends = {}
     for precision in ("full", "bf16"):
-        settings = SMALL | {"model.kernel.form": "none", "training.max_epochs": 10, "training.lr": 0.02}
+        settings = SMALL | {"model.kernel.form": "none", "training.max_epochs": 6, "training.lr": 0.03}
         settings |= {"training.batch_size": 2, "training.precision": precision}
         result = fit(data, out=tmp_path / precision, settings=settings, verbose=False)
         losses = [float(record["loss"]) for record in metrics(tmp_path / precision)]
@@ -282,18 +282,18 @@ def test_bfloat16_beside_float64_is_refused() -> None:
 
 def test_stages_have_settings_of_their_own(data: Path, tmp_path: Path) -> None:
     """Epochs, rates, batches and weights of stage 2 alone; what stage 1 leaves is the same without them."""
-    fit(data, out=tmp_path / "plain", settings=SMALL, verbose=False)
-    own = {"max_epochs": 1, "lr_long": 3e-3, "batch_size": 12, "energy_weight": 2.0, "force_weight": 2.0}
-    settings = SMALL | {f"training.per_stage.2.{name}": value for name, value in own.items()}
-    settings["training.per_stage.3.max_epochs"] = 3
+    base = SMALL | {"training.max_epochs": 1}
+    fit(data, out=tmp_path / "plain", settings=base, verbose=False)
+    own = {"lr_long": 3e-3, "batch_size": 12, "energy_weight": 2.0, "force_weight": 2.0}
+    settings = base | {f"training.per_stage.2.{name}": value for name, value in own.items()}
+    settings["training.per_stage.3.max_epochs"] = 2
     result = fit(data, out=tmp_path / "own", settings=settings, verbose=False)
-    assert [stage["epochs"] for stage in result.stages[1:]] == [2, 1, 3]
+    assert [stage["epochs"] for stage in result.stages[1:]] == [1, 1, 2]
     plain, found = (
         {(int(r["stage"]), int(r["epoch"])): r for r in metrics(tmp_path / name)} for name in ("plain", "own")
     )
-    assert [found[1, epoch] for epoch in (0, 1, 2)] == [plain[1, epoch] for epoch in (0, 1, 2)]
+    assert [found[1, epoch] for epoch in (0, 1)] == [plain[1, epoch] for epoch in (0, 1)]
     assert float(found[2, 0]["loss"]) == pytest.approx(2.0 * float(plain[2, 0]["loss"]), rel=1e-12)
-    assert float(found[3, 0]["loss"]) != float(found[2, 1]["loss"])
     # a single step, at the end of the warm-up and the beginning of the fall
     assert float(found[2, 1]["lr"]) == 3e-3
     assert make_config(tmp_path / "own/config.yaml").training.per_stage[2].lr_long == 3e-3
