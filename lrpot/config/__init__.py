@@ -12,7 +12,7 @@ from lrpot.config.data import DataConfig
 from lrpot.config.fit import FitConfig
 from lrpot.config.model import PAIR_CUTOFF_RANGE, ChargesConfig, KernelConfig, ModelConfig
 from lrpot.config.reading import field_names, locate, make_config, parse_settings
-from lrpot.config.training import CHARGE_WEIGHTS, TrainingConfig
+from lrpot.config.training import CHARGE_WEIGHTS, StageConfig, TrainingConfig
 
 __all__ = [
     "CHARGE_WEIGHTS",
@@ -28,6 +28,7 @@ __all__ = [
     "ModelConfig",
     "PaiNNConfig",
     "RegisteredConfig",
+    "StageConfig",
     "TrainingConfig",
     "field_names",
     "locate",

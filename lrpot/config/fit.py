@@ -27,11 +27,26 @@ class FitConfig(Section):
 
     @model_validator(mode="after")
     def _labels_have_charges(self) -> FitConfig:
-        weights = [
-            name for name in (*CHARGE_WEIGHTS.values(), "total_charge_weight") if getattr(self.training, name) > 0
-        ]
+        weights = [name for name in (*CHARGE_WEIGHTS.values(), "total_charge_weight") if self.training.weight(name) > 0]
         if weights and self.model.kernel.form == "none":
             raise ValueError(f"training.{weights[0]} needs charges, but kernel.form is none; choose coulomb")
+        return self
+
+    @model_validator(mode="after")
+    def _stages_exist(self) -> FitConfig:
+        absent = max(self.training.per_stage, default=1)
+        if absent > 1 and self.training.stages == 1:
+            raise ValueError(f"training.per_stage names stage {absent}, but training.stages is 1; name stage 1")
+        if absent > 1 and self.model.kernel.form == "none":
+            raise ValueError(
+                f"training.per_stage names stage {absent}, but with kernel.form none there is one stage; name stage 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _precision(self) -> FitConfig:
+        if self.training.precision == "bf16" and self.training.dtype == "float64":
+            raise ValueError("training.precision bf16 is beside dtype float32; with float64, choose precision full")
         return self
 
     @property

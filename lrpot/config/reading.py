@@ -7,7 +7,7 @@ import difflib
 import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -32,7 +32,7 @@ def make_config(
     where = "config"
     if isinstance(source, (str, Path)):
         where = str(source)
-        values = _read_yaml(Path(source))
+        values = _nested_copy(_read_yaml(Path(source)))
     elif isinstance(source, FitConfig):
         values = source.model_dump(mode="json")
     else:
@@ -73,6 +73,11 @@ def field_names(section: type[BaseModel] = FitConfig, prefix: str = "") -> list[
     names: dict[str, None] = {}  # a set that keeps the order
     for name, field in section.model_fields.items():
         sections = _sections(field.annotation)
+        if sections and get_origin(field.annotation) is dict:
+            names[prefix + name] = None
+            for key in get_args(get_args(field.annotation)[0]):  # the numbers that sections have
+                names |= dict.fromkeys(field_names(sections[0], f"{prefix}{name}.{key}."))
+            continue
         for kind in sections:
             names |= dict.fromkeys(field_names(kind, f"{prefix}{name}."))
             for own in REGISTERED_BACKBONES.values() if kind is RegisteredConfig else ():
@@ -111,6 +116,7 @@ def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
         near = difflib.get_close_matches(dotted, known, n=1, cutoff=0.5)
         last = dotted.rsplit(".", 1)[-1]
         same = [name for name in known if name.rsplit(".", 1)[-1] == last]
+        same = difflib.get_close_matches(dotted, same, n=1, cutoff=0.0)
         hint = (same or near or ["one of those in the config.yaml of a run"])[0]
         raise ConfigError(f"setting {dotted} does not exist; did you mean {hint}?")
     *path, last = dotted.split(".")
@@ -119,11 +125,15 @@ def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
         section = section.setdefault(name, {})
         if not isinstance(section, dict):
             raise ConfigError(f"setting {dotted}: {name} is not a section")
-    section[last] = value
+    section[last] = _nested_copy(value) if isinstance(value, Mapping) else value
 
 
 def _nested_copy(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _nested_copy(v) if isinstance(v, Mapping) else v for name, v in values.items()}
+    # numbers of sections as text, so that a name with dots finds them
+    return {
+        str(name) if type(name) is int else name: _nested_copy(v) if isinstance(v, Mapping) else v
+        for name, v in values.items()
+    }
 
 
 def _explain(error: ValidationError) -> str:

@@ -12,7 +12,7 @@ from ase.data import chemical_symbols
 
 from lrpot.charges import CHARGES
 from lrpot.charges.polarisation import check_born_charges
-from lrpot.config import CHARGE_WEIGHTS, DataConfig, FitConfig
+from lrpot.config import CHARGE_WEIGHTS, DataConfig, FitConfig, TrainingConfig
 from lrpot.console import Console
 from lrpot.data.cache import load_graphs
 from lrpot.data.graph_builder import GraphSettings
@@ -47,9 +47,9 @@ class FitData:
         return [file.path for file in self.train.files]
 
 
-def supervised(config: FitConfig) -> list[str]:
-    """The labels of the charges that are in the loss."""
-    return [label for label, weight in CHARGE_WEIGHTS.items() if getattr(config.training, weight) > 0]
+def supervised(training: TrainingConfig) -> list[str]:
+    """The labels of the charges that are in the loss of any stage."""
+    return [label for label, weight in CHARGE_WEIGHTS.items() if training.weight(weight) > 0]
 
 
 def check_supervision(config: FitConfig, structure: Structure) -> None:
@@ -58,7 +58,7 @@ def check_supervision(config: FitConfig, structure: Structure) -> None:
     Raises:
         DataError: a dipole that is not defined. StructureError: Born charges that the charges do not determine.
     """
-    labels = [label for label in supervised(config) if label in structure]
+    labels = [label for label in supervised(config.training) if label in structure]
     if "dipole" in labels and not bool(structure.dipole.isfinite().any()):
         charge = float(structure.total_charge)
         pbc = structure.pbc[0].tolist()
@@ -112,7 +112,7 @@ def read_data(config: FitConfig, console: Console, *, stored: Path | None = None
     elements = parts["train"].elements
     _check_held_back(data, parts, elements)
     fields = parts["train"].fields
-    for label in supervised(config):
+    for label in supervised(config.training):
         if label not in fields:
             raise DataError(
                 f"{named(data.train)}: training.{CHARGE_WEIGHTS[label]} is set, but no training row has {label}; add "
@@ -145,7 +145,7 @@ def _usable(
     kept = []
     for file in files:
         bad, good = file.bad, np.ones(len(file.records), dtype=bool)
-        doubtful = _of_other_elements(file, elements) | _with_fields(file, supervised(config))
+        doubtful = _of_other_elements(file, elements) | _with_fields(file, supervised(config.training))
         for number in np.flatnonzero(doubtful).tolist():
             structure = file.read(number)
             try:

@@ -17,7 +17,7 @@ import torch
 
 from lrpot.build import build_potential
 from lrpot.charges.start import given_charges, starting_charges
-from lrpot.config import FitConfig, make_config
+from lrpot.config import FitConfig, TrainingConfig, make_config
 from lrpot.console import Console
 from lrpot.errors import ConfigError, Interrupted, OutputError
 from lrpot.evaluation import Evaluation, evaluate_structures, predict_structures
@@ -38,7 +38,9 @@ from lrpot.training.batches import check_sizes, train_loader, valid_loader
 from lrpot.training.checkpoint import SaveEveryEpoch, StopOnSignal, TwoCheckpoints, usable_checkpoint
 from lrpot.training.dataset import FitData, read_data, supervised
 from lrpot.training.ensemble import fit_ensemble
+from lrpot.training.loggers import Record, check_loggers, open_loggers
 from lrpot.training.module import StageModule
+from lrpot.training.precision import check_mixed_precision
 from lrpot.training.split import write_split
 from lrpot.training.stages import Stage, plan
 from lrpot.training.summary import (
@@ -46,7 +48,6 @@ from lrpot.training.summary import (
     charge_warnings,
     charges_of,
     charges_text,
-    csv_text,
     errors_text,
     progress_note,
     stage_table,
@@ -126,12 +127,15 @@ def fit(
     if resolved.data.train is None:
         raise ConfigError("no training data; name a file: lrpot fit DATA --out DIR")
     check_device(resolved.training.device)
+    check_loggers(resolved)
     # data and configuration are checked before the directory is touched
     split = out / SPLIT
     structures = read_data(resolved, Console(quiet=not verbose), stored=split if resume and split.exists() else None)
     for part in (structures.train, structures.valid):
         check_sizes(part, resolved.training)
-    build_potential(resolved.model, structures.elements)  # tells a clash of settings
+    model = build_potential(resolved.model, structures.elements)  # tells a clash of settings
+    if resolved.training.precision == "bf16":
+        check_mixed_precision(model.set_precision(torch.float32), structures.train)
     if resolved.model.kernel.form != "none":
         given_charges(resolved.model.charges, structures.elements, structures.source)  # tells what is wrong with them
     with run_directory(out, resume=resume, overwrite=overwrite):
@@ -155,6 +159,7 @@ class _Run:
         self.stages = plan(config)
         self.done: list[dict[str, Any]] = []
         self.interrupted: Callable[[], bool] = lambda: False
+        self.log: Callable[[Sequence[Record]], None] = lambda records: None
 
     def run(self) -> FitResult:
         console, training = self.console, self.config.training
@@ -168,7 +173,10 @@ class _Run:
             schedule = f"; schedule {self.config.schedule}" if len(self.stages) > 1 else ""
             console.line(f"{sizes} structures; {n} parameters{schedule}")
         try:
-            with finish_step_on_ctrl_c(console.warn) as self.interrupted:
+            with (
+                finish_step_on_ctrl_c(console.warn) as self.interrupted,
+                open_loggers(self.config, self.out) as self.log,
+            ):
                 for number, stage in enumerate(self.stages, 1):
                     if number >= len(self.done):
                         self._stage(model, number, stage)
@@ -226,31 +234,36 @@ class _Run:
         return self.out / "stages" / f"{number}.json", self.out / "stages" / f"{number}.pt"
 
     def _stage(self, model: Potential, number: int, stage: Stage) -> None:
-        training, console = self.config.training, self.console
+        training, console = self.config.training.for_stage(number), self.console
         started = time.monotonic()
         if stage.charged and model.long is not None:
             start = load(self._stage_files(0)[1]).long
             assert start is not None
             model.long.charges.load_state_dict(start.charges.state_dict())
-        module = StageModule(model, stage, training, self.data.train, *self._prepare(model, stage))
+        module = StageModule(model, stage, training, self.data.train, *self._prepare(model, stage, training))
         valid = valid_loader(self.data.valid, training)
         train = train_loader(self.data.train, training, seed=training.seed * 10 + number)
         folder = self.out / CHECKPOINTS / str(number)
         checkpoint = usable_checkpoint(folder, console.warn)
         if checkpoint is None:
             module.validate(valid)
+            self._log(number, module.history)
         title = f"stage {number}/{len(self.stages)}: {stage.title}"
-        with console.progress(title, training.max_epochs, "epochs") as update, warnings.catch_warnings():
+        with console.progress(title, training.max_epochs, "epochs", at_most=True) as update, warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")  # its hints on loaders and its use of old torch names
             trainer = lightning.Trainer(
                 max_epochs=training.max_epochs,
                 accelerator="cpu" if training.device == "cpu" else "gpu",
                 devices=1 if training.device in ("cpu", "cuda") else [int(training.device.split(":")[1])],
                 gradient_clip_val=training.gradient_clip,
+                accumulate_grad_batches=training.accumulate,
                 callbacks=[
                     SaveEveryEpoch(folder),
                     StopOnSignal(self.interrupted, self.out),
-                    _Report(lambda: update(len(module.history) - 1, progress_note(module.history))),
+                    _Report(
+                        lambda: update(len(module.history) - 1, progress_note(module.history)),
+                        lambda: self._log(number, module.history),
+                    ),
                 ],
                 plugins=[TwoCheckpoints()],
                 logger=False,
@@ -265,9 +278,13 @@ class _Run:
         model.to(training.device)
         self._finish_stage(model, number, stage, module, time.monotonic() - started)
 
-    def _prepare(self, model: Potential, stage: Stage) -> tuple[dict[str, float], float]:
+    def _log(self, number: int, history: list[dict[str, float]]) -> None:
+        """Tell the loggers of the last epoch of a stage."""
+        stages = [(entry["stage"], entry["history"]) for entry in self.done[1:]] + [(number, history)]
+        self.log([{"stage": stage, **record} for stage, records in stages for record in records])
+
+    def _prepare(self, model: Potential, stage: Stage, training: TrainingConfig) -> tuple[dict[str, float], float]:
         """Scales of the loss and the learning rate of the long-range part; `known_*` of all structures are set."""
-        training = self.config.training
         if stage.baseline:
             store_known(model, self.data.train, (stage.frozen | stage.trained) - {"short"})
             fit_baseline(model, self.data.train)
@@ -275,7 +292,7 @@ class _Run:
         store_known(model, self.data.train, stage.frozen | stage.evaluated)
         scales = residual_scales(self.data.train)
         if "long" in stage.trained:
-            scales |= charge_scales(model, self.data.train, supervised(self.config), stage.evaluated)
+            scales |= charge_scales(model, self.data.train, supervised(training), stage.evaluated)
         lr_long = training.lr
         if training.lr_long != "auto":
             lr_long = training.lr_long
@@ -335,8 +352,6 @@ class _Run:
         if self.data.test:
             test = shown.errors()
             self.console.line("test " + errors_text(test))
-        history = [{"stage": entry["stage"], **record} for entry in self.done[1:] for record in entry["history"]]
-        write_text(self.out / "metrics.csv", csv_text(history))
         stages = [{k: v for k, v in entry.items() if k != "history"} for entry in self.done]
         write_text(self.out / "results.json", json.dumps({"stages": stages, "test": test}, indent=1))
         pictures = [
@@ -352,8 +367,13 @@ class _Run:
 
 
 class _Report(lightning.Callback):
-    def __init__(self, report: Callable[[], None]) -> None:
-        self.report = report
+    def __init__(self, show: Callable[[], None], record: Callable[[], None]) -> None:
+        self.show = show
+        self.record = record
+
+    def on_train_start(self, *args: object) -> None:
+        self.show()  # a resumed stage begins in its midst, and the time left is counted from there
 
     def on_validation_end(self, *args: object) -> None:
-        self.report()
+        self.show()
+        self.record()

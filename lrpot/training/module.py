@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ from lrpot.kspace.neutrality import net_charge
 from lrpot.potential import Potential
 from lrpot.structure import LABELS, Structure, batch_index, collate
 from lrpot.training.baseline import add_offsets, composition
+from lrpot.training.ema import AveragedWeights
+from lrpot.training.loss import penalty
 from lrpot.training.stages import Stage
 
 # Of the learning rate, at the end of the cosine.
@@ -35,13 +38,13 @@ STATE = ("best_loss", "best_weights", "stale_epochs", "history", "plateau_factor
 class StageModule(lightning.LightningModule):
     """Fits `stage.trained` of a potential to labels minus what the frozen parts give (`known_*`).
 
-    The loss is the weighted sum of mean square errors of the energy per atom, the forces and the stress, each in
-    units of what there is to learn at the start of the stage; with `total_charge_weight`, also of what the charges of a
-    structure lack to its total charge, in e. What an offset of each element can take up is projected
+    The loss is the weighted sum of `penalty` of the errors of the energy per atom, the forces and the stress, each in
+    units of what there is to learn at the start of the stage; with `total_charge_weight`, also the mean square of what
+    the charges of a structure lack to its total charge, in e. What an offset of each element can take up is projected
     out of the energies of a batch, and the offsets are fitted before each validation: otherwise the mean energy, which
     every change of charges or kernel shifts by far more than the errors, would hold charges and kernel fast. The best
     weights by validation loss are kept; the weights before the first epoch are the first candidate, so no stage ends
-    worse than it began.
+    worse than it began. With `ema`, the weights that are validated and kept are averages over steps.
     """
 
     def __init__(
@@ -79,6 +82,8 @@ class StageModule(lightning.LightningModule):
         self.plateau_epochs = 0
         self.optimizer: torch.optim.Optimizer | None = None
         self._full_lr: list[float] = []
+        # over the structures of an epoch: of the training loss, of the validation
+        self._train_sum: tuple[float, int] = (0.0, 0)
         self._sums: dict[str, tuple[float, int]] = {}
         for part in ("short", "long"):
             module = getattr(model, part)
@@ -86,6 +91,8 @@ class StageModule(lightning.LightningModule):
                 module.requires_grad_(part in stage.trained)
         if model.long is not None and not stage.surroundings:
             model.long.charges.freeze_surroundings()
+        self.averaged = AveragedWeights(model, config.ema)
+        self._epoch_began = time.monotonic()
 
     def configure_optimizers(self) -> dict[str, Any]:
         groups = [
@@ -100,15 +107,23 @@ class StageModule(lightning.LightningModule):
     def on_train_batch_start(self, batch: Batch, index: int) -> None:
         """Set the learning rate: warm-up, times the fall over the stage or what plateaus have left of it."""
         assert self.optimizer is not None
-        epochs = self.current_epoch + index / self.trainer.num_training_batches
+        steps = math.ceil(self.trainer.num_training_batches / self.config.accumulate)
+        epochs = self.current_epoch + index // self.config.accumulate / steps
         factor = self.plateau_factor
         if self.config.lr_schedule == "cosine":
             factor = LAST_LR + (1.0 - LAST_LR) * 0.5 * (1.0 + math.cos(math.pi * epochs / self.config.max_epochs))
         if epochs < self.config.warmup_epochs:
-            # never zero: an epoch may have a single batch
-            factor *= (epochs + 1.0 / self.trainer.num_training_batches) / self.config.warmup_epochs
+            # never zero: an epoch may have a single step
+            factor *= (epochs + 1.0 / steps) / self.config.warmup_epochs
         for group, lr in zip(self.optimizer.param_groups, self._full_lr, strict=True):
             group["lr"] = min(factor, 1.0) * lr
+
+    def on_train_epoch_start(self) -> None:
+        self._epoch_began = time.monotonic()
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.averaged.update()
 
     def validate(self, loader: DataLoader) -> None:
         """The validation before any training: epoch 0 of the history."""
@@ -119,7 +134,9 @@ class StageModule(lightning.LightningModule):
 
     @torch.no_grad()
     def on_validation_epoch_start(self) -> None:
-        """Fit the offsets of the elements to what the model now leaves of the training energies."""
+        """Fit the offsets of the elements to what the model now leaves of the training energies; with averaged weights,
+        as the whole validation."""
+        self.averaged.swap_in()
         fractions, energies = [], []
         for batch in self.offset_batches:
             batch = batch.to(self.device)
@@ -130,14 +147,22 @@ class StageModule(lightning.LightningModule):
         add_offsets(self.model, torch.cat(fractions), torch.cat(energies))
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
+        self.model.short.mixed_precision = self.config.precision == "bf16"
         loss, _ = self._loss(batch, create_graph=True)
+        self.model.short.mixed_precision = False  # what is validated, told and kept is not rounded
         if not bool(torch.isfinite(loss)):
             rows = ", ".join(str(int(row)) for row in batch.row)
             raise TrainingError(
                 f"the loss is not finite in {self.stage.title}, epoch {self.current_epoch}, for rows {rows} of the "
                 "training file; look for wrong labels there, or lower training.lr"
             )
-        return loss
+        total, weight = self._train_sum
+        n = batch.cell.shape[0]
+        self._train_sum = total + n * float(loss.detach()), weight + n
+        # Lightning divides by `accumulate`, also at the end of an epoch, where fewer batches may share a step
+        accumulate = self.config.accumulate
+        sharing = min(accumulate, self.trainer.num_training_batches - index // accumulate * accumulate)
+        return loss * (accumulate / sharing)
 
     def validation_step(self, batch: Batch, index: int) -> None:
         with torch.enable_grad():
@@ -165,19 +190,26 @@ class StageModule(lightning.LightningModule):
         if record["loss"] < self.best_loss:
             self.best_loss = record["loss"]
             self.best_weights = copy.deepcopy({k: v.detach().cpu() for k, v in self.model.state_dict().items()})
+        self.averaged.swap_out()
         lr = self.config.lr if self.optimizer is None else self.optimizer.param_groups[-1]["lr"]
-        self.history.append({"epoch": len(self.history), "lr": lr, **record})
+        total, weight = self._train_sum
+        self._train_sum = 0.0, 0
+        training = {"train_loss": total / weight} if weight else {}
+        seconds = round(time.monotonic() - self._epoch_began, 3)
+        self.history.append({"epoch": len(self.history), "lr": lr, **training, **record, "seconds": seconds})
 
     def on_train_epoch_end(self) -> None:
         if self.stale_epochs >= self.config.patience:
             self.trainer.should_stop = True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["stage"] = {name: getattr(self, name) for name in STATE}
+        checkpoint["stage"] = {name: getattr(self, name) for name in STATE} | {"averaged": self.averaged.state_dict()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         for name in STATE:
             setattr(self, name, checkpoint["stage"][name])
+        if self.config.ema > 0:
+            self.averaged.load_state_dict(checkpoint["stage"]["averaged"])
 
     def _loss(self, batch: Batch, *, create_graph: bool) -> tuple[Tensor, dict[str, float]]:
         """The loss, and mean absolute errors by label, in the units of `lrpot.evaluation`."""
@@ -211,7 +243,7 @@ class StageModule(lightning.LightningModule):
             errors[label] = float(difference.detach().abs().mean())
             if label == "energy" and create_graph:
                 difference = self._without_offsets(difference, batch)
-            loss = loss + self.weights[label] * ((difference / scale) ** 2).mean()
+            loss = loss + self.weights[label] * penalty(difference / scale, self.config)
         if self.config.total_charge_weight > 0 and "charges" in output:
             loss = loss + self.config.total_charge_weight * (_excess_charge(output["charges"], batch) ** 2).mean()
         return loss, errors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import ase.io
@@ -45,6 +46,15 @@ def ionic_rows(n: int, *, stress: bool = False, seed: int = 0) -> list[Atoms]:
 def write_ionic_rows(path: Path, n: int, **kwargs: bool | int) -> Path:
     ase.io.write(path, ionic_rows(n, **kwargs), format="extxyz")  # type: ignore[arg-type]
     return path
+
+
+def metrics(run: Path) -> list[dict[str, str]]:
+    """metrics.csv of a run without the seconds, which no two runs share."""
+    with open(run / "metrics.csv", newline="", encoding="utf-8") as file:
+        records = list(csv.DictReader(file))
+    for record in records:
+        assert float(record.pop("seconds")) >= 0.0
+    return records
 
 
 def _repulsion(atoms: Atoms, b: float = 400.0, rho: float = 0.3) -> tuple[float, np.ndarray, np.ndarray]:
