@@ -8,8 +8,11 @@ from lrpot.config.backbone import (
     PaiNNConfig,
     RegisteredConfig,
 )
+from lrpot.config.checking import Problem, check_config
 from lrpot.config.data import DataConfig
+from lrpot.config.finetune import FinetuneConfig
 from lrpot.config.fit import FitConfig
+from lrpot.config.listing import changes, commented_yaml, without_effect
 from lrpot.config.model import PAIR_CUTOFF_RANGE, ChargesConfig, KernelConfig, ModelConfig
 from lrpot.config.reading import field_names, locate, make_config, parse_settings
 from lrpot.config.training import CHARGE_WEIGHTS, TrainingConfig
@@ -23,14 +26,20 @@ __all__ = [
     "DataConfig",
     "DimeNetPlusPlusConfig",
     "EquivariantConfig",
+    "FinetuneConfig",
     "FitConfig",
     "KernelConfig",
     "ModelConfig",
     "PaiNNConfig",
+    "Problem",
     "RegisteredConfig",
     "TrainingConfig",
+    "changes",
+    "check_config",
+    "commented_yaml",
     "field_names",
     "locate",
     "make_config",
     "parse_settings",
+    "without_effect",
 ]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import difflib
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from lrpot.config.backbone import REGISTERED, REGISTERED_BACKBONES, RegisteredConfig
 from lrpot.config.fit import FitConfig
@@ -32,7 +33,7 @@ def make_config(
     where = "config"
     if isinstance(source, (str, Path)):
         where = str(source)
-        values = _read_yaml(Path(source))
+        values = read_yaml(Path(source))
     elif isinstance(source, FitConfig):
         values = source.model_dump(mode="json")
     else:
@@ -42,7 +43,7 @@ def make_config(
     try:
         return FitConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {_explain(error)}") from error
+        raise ConfigError(f"{where}: {explain(error.errors()[0])}") from error
 
 
 def parse_settings(words: Iterable[str]) -> dict[str, Any]:
@@ -89,7 +90,12 @@ def _sections(kind: Any) -> list[type[BaseModel]]:
     return [section for part in get_args(kind) for section in _sections(part)]
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The content of a settings file, not yet checked.
+
+    Raises:
+        ConfigError: no such file, no text, no YAML, or no sections.
+    """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -108,10 +114,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
     known = field_names()
     if dotted not in known and not any(dotted.startswith(f"{name}.") for name in ("model.charges.init",)):
-        near = difflib.get_close_matches(dotted, known, n=1, cutoff=0.5)
-        last = dotted.rsplit(".", 1)[-1]
-        same = [name for name in known if name.rsplit(".", 1)[-1] == last]
-        hint = (same or near or ["one of those in the config.yaml of a run"])[0]
+        hint = nearest_name(dotted, known) or "one of those that `lrpot config show` prints"
         raise ConfigError(f"setting {dotted} does not exist; did you mean {hint}?")
     *path, last = dotted.split(".")
     section = values
@@ -122,12 +125,20 @@ def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
     section[last] = value
 
 
+def nearest_name(dotted: str, known: Sequence[str]) -> str | None:
+    """The setting that a wrong name stands for: one with the same last word, or one that is spelt alike."""
+    last = dotted.rsplit(".", 1)[-1]
+    same = [name for name in known if name.rsplit(".", 1)[-1] == last]
+    near = difflib.get_close_matches(dotted, known, n=1, cutoff=0.5)
+    return next(iter(same or near), None)
+
+
 def _nested_copy(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _nested_copy(v) if isinstance(v, Mapping) else v for name, v in values.items()}
 
 
-def _explain(error: ValidationError) -> str:
-    problem = error.errors()[0]
+def explain(problem: ErrorDetails) -> str:
+    """One of the errors that pydantic found, in a line that says what to do."""
     section, place = locate(problem["loc"])
     name = ".".join(place)
     if problem["type"] == "union_tag_invalid":
@@ -138,6 +149,7 @@ def _explain(error: ValidationError) -> str:
         return f"{name} = {reprlib.repr(problem['input'])}: expected a section, such as {{name: painn, cutoff: 5.0}}"
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(place[-1], section.model_fields, n=1, cutoff=0.4)
+        near = near or [other for other in field_names() if other.rsplit(".", 1)[-1] == place[-1] and other != name]
         hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(section.model_fields)}"
         return f"setting {name} does not exist; {hint}"
     message = problem["msg"].removeprefix("Value error, ")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from lrpot.config.finetune import FINETUNE_DEFAULTS, FinetuneConfig
 from lrpot.config.section import Section
 
 
@@ -63,6 +65,14 @@ class TrainingConfig(Section):
     dtype: Literal["float32", "float64"] = Field("float32", description="Precision of the network in training.")
     device: str = Field("cpu", description="cpu, cuda, cuda:1, ...")
     seed: int = Field(0, ge=0, description="Seed of weights, split and order.")
+    finetune: FinetuneConfig = Field(FinetuneConfig(), description="A fit that starts from a model.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _finetuning_has_its_own_defaults(cls, values: Any) -> Any:
+        finetune = values.get("finetune") if isinstance(values, Mapping) else None
+        start = finetune.get("model") if isinstance(finetune, Mapping) else getattr(finetune, "model", None)
+        return values if start is None else {**FINETUNE_DEFAULTS, **values}
 
 
 # The weight of each label of the charges, by the name of the label.
