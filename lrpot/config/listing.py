@@ -117,7 +117,7 @@ def _fields(section: BaseModel) -> dict[str, FieldInfo]:
 
 
 def settings_of(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, FieldInfo]]:
-    """Dotted name, value and field of every setting."""
+    """Dotted name, value and field of every setting of a section; `prefix` stands before the names."""
     for name, field in _fields(section).items():
         value = getattr(section, name)
         if isinstance(value, BaseModel):

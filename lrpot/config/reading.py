@@ -15,17 +15,23 @@ from pydantic_core import ErrorDetails
 
 from lrpot.config.backbone import REGISTERED, REGISTERED_BACKBONES, RegisteredConfig
 from lrpot.config.fit import FitConfig
+from lrpot.config.model import ModelConfig
 from lrpot.errors import ConfigError
 
 
 def make_config(
-    source: str | Path | Mapping[str, Any] | FitConfig | None = None, settings: Mapping[str, Any] | None = None
+    source: str | Path | Mapping[str, Any] | FitConfig | None = None,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    model: ModelConfig | None = None,
 ) -> FitConfig:
     """A checked configuration.
 
     Args:
         source: a YAML file, nested settings, or a configuration; None for the defaults.
         settings: settings by dotted name, e.g. {"training.lr": 1e-3}; they win over `source`.
+        model: what holds in the section `model` where nothing else is given, in place of the defaults. A section that
+            gives nothing but all defaults, as every `FitConfig` does in which it was not changed, gives nothing else.
     Raises:
         ConfigError: a file that is not YAML, a name that does not exist (the nearest right one is named), or a value
             that is not possible.
@@ -38,8 +44,12 @@ def make_config(
         values = source.model_dump(mode="json")
     else:
         values = _nested_copy(source or {})
+    if model is not None and values.get("model") == ModelConfig().model_dump(mode="json"):
+        del values["model"]
     for name, value in (settings or {}).items():
         _set(values, name, value)
+    if model is not None:
+        values["model"] = _over(model.model_dump(mode="json"), values.get("model", {}))
     try:
         return FitConfig.model_validate(values)
     except ValidationError as error:
@@ -131,6 +141,18 @@ def nearest_name(dotted: str, known: Sequence[str]) -> str | None:
     same = [name for name in known if name.rsplit(".", 1)[-1] == last]
     near = difflib.get_close_matches(dotted, known, n=1, cutoff=0.5)
     return next(iter(same or near), None)
+
+
+def _over(below: dict[str, Any], above: Any) -> Any:
+    """Nested settings, those above in the place of those below; a table of charges is one value, and settings of
+    another network replace all."""
+    if not isinstance(above, dict) or above.get("name", below.get("name")) != below.get("name"):
+        return above
+    merged = dict(below)
+    for name, value in above.items():
+        inner = merged.get(name)
+        merged[name] = _over(inner, value) if isinstance(inner, dict) and name != "init" else value
+    return merged
 
 
 def _nested_copy(values: Mapping[str, Any]) -> dict[str, Any]:

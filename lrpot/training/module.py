@@ -20,6 +20,7 @@ from lrpot.kspace.neutrality import net_charge
 from lrpot.potential import Potential
 from lrpot.structure import LABELS, Structure, batch_index, collate
 from lrpot.training.baseline import add_offsets, composition
+from lrpot.training.layers import parameter_groups
 from lrpot.training.stages import Stage
 
 # Of the learning rate, at the end of the cosine.
@@ -88,12 +89,8 @@ class StageModule(lightning.LightningModule):
             model.long.charges.freeze_surroundings()
 
     def configure_optimizers(self) -> dict[str, Any]:
-        groups = [
-            {"params": [p for n, p in self.model.named_parameters() if p.requires_grad and n.startswith("long.")]},
-            {"params": [p for n, p in self.model.named_parameters() if p.requires_grad and not n.startswith("long.")]},
-        ]
-        groups[0]["lr"], groups[1]["lr"] = self.lr_long, self.config.lr  # type: ignore[assignment]
-        self.optimizer = torch.optim.Adam([group for group in groups if group["params"]])
+        groups = parameter_groups(self.model, self.config.lr, self.lr_long, self.config.finetune.layer_decay)
+        self.optimizer = torch.optim.Adam(groups)
         self._full_lr = [group["lr"] for group in self.optimizer.param_groups]
         return {"optimizer": self.optimizer}
 
