@@ -61,4 +61,4 @@ def _text(value: object) -> str:
     if isinstance(value, dict):
         inner = {name: _text(v) for name, v in value.items()}
         return ", ".join(f"{name} ({text})" if "," in text else f"{name} {text}" for name, text in inner.items())
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return ", ".join(map(_text, value)) if isinstance(value, list) else str(value)

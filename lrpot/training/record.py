@@ -8,7 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -25,6 +25,8 @@ from lrpot.files import write_text
 RECORD = "record.json"
 
 PACKAGES = ("torch", "numpy", "ase", "lightning", "torch_geometric", "e3nn", "numba")
+
+RUNNING = "running"
 
 GIT_PATIENCE = 5.0  # s; a repository on a slow disk must not hold up a fit
 
@@ -44,20 +46,24 @@ def recorded(
         what a model file keeps of it: versions, state of the repository, device, threads, and `about`.
     """
     path = out / RECORD
-    record = _read(path, warn) or {**about, "starts": []}
+    record = _read(path, warn) or {**about, "sessions": []}
     entry = surroundings(device)
-    if record["starts"] and (changed := _changed(record["starts"][-1]["versions"], entry["versions"])):
-        warn(f"{out}: was begun with other versions ({changed}); the same weights to the last bit are not certain")
+    if record["sessions"]:
+        last = record["sessions"][-1]
+        if last["outcome"] == RUNNING:  # nobody else holds the directory
+            last["outcome"] = "cut off"
+        if changed := _changed(last["versions"], entry["versions"]):
+            warn(f"{out}: went on so far with other versions ({changed}); weights may differ in their last digits")
     times = {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "started": _now(), "ended": None}
-    record["starts"].append({**entry, **times, "outcome": "running"})
+    record["sessions"].append({**entry, **times, "outcome": RUNNING})
 
     def end(outcome: str) -> None:
-        record["starts"][-1] |= {"ended": _now(), "outcome": outcome}
+        record["sessions"][-1] |= {"ended": _now(), "outcome": outcome}
         write_text(path, json.dumps(record, indent=1))
 
     write_text(path, json.dumps(record, indent=1))
     try:
-        yield {**entry, **{name: value for name, value in record.items() if name not in ("starts", "files")}}
+        yield {**entry, **{name: value for name, value in record.items() if name not in ("sessions", "files")}}
     except BaseException as error:
         with suppress(OutputError):  # a full disk has been told already
             end("interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else f"failed: {error}")
@@ -112,7 +118,7 @@ def _read(path: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:
         return None
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        _ = [start["versions"].items() for start in record["starts"]]
+        _ = [(session["versions"].items(), session["outcome"]) for session in record["sessions"]]
     except (ValueError, TypeError, KeyError, AttributeError):
         warn(f"{path}: is damaged; a new one is begun")
         return None
@@ -120,7 +126,7 @@ def _read(path: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:
 
 
 def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    names: Sequence[str] = [name for name in now if before.get(name) != now[name]]
+    names = [name for name in now if before.get(name) != now[name]]
     return ", ".join(f"{name} {before.get(name, 'unknown')}, now {now[name]}" for name in names)
 
 
