@@ -32,11 +32,10 @@ def show(
     What it prints is a settings file: `lrpot config show > my.yaml`, change it, then `lrpot fit --config my.yaml`.
     """
     from lrpot.config import commented_yaml, make_config, parse_settings
-    from lrpot.console import Console
 
     settings = {} if backbone is None else {"model.backbone.name": backbone}
     resolved = make_config(config, settings | parse_settings(set_ or []))
-    Console().line(commented_yaml(resolved, name).removesuffix("\n"))
+    print(commented_yaml(resolved, name), end="")  # to the letter, for it is read back
 
 
 @app.command("check")

@@ -93,11 +93,6 @@ _IDLE: tuple[tuple[tuple[str, ...], Callable[[FitConfig], bool], str], ...] = (
         "training.stages is 1",
     ),
     (("training.lr_patience",), lambda c: c.training.lr_schedule == "cosine", "training.lr_schedule is cosine"),
-    (
-        ("training.finetune.*",),
-        lambda c: c.training.finetune.model is None,
-        "training.finetune.model names no model to start from",
-    ),
     (("data.valid_fraction",), lambda c: c.data.valid is not None, "data.valid names the validation files"),
     (("data.valid_fraction",), lambda c: c.data.folds is not None, "data.folds divides the structures"),
     (("data.test_fraction",), lambda c: c.data.test is not None, "data.test names the test files"),

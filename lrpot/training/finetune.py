@@ -79,6 +79,9 @@ def take_over(start: Potential, config: FitConfig, data: FitData, say: Callable[
     moved = refit_offsets(model, data.train)
     shifts = ", ".join(f"{chemical_symbols[z]} {shift:+.4g}" for z, shift in moved.items())
     say(f"starts from {config.training.finetune.model}; energies per atom moved by {shifts} eV")
+    absent = sorted(set(model.elements) - set(data.train.elements))
+    if absent:
+        say(f"not in the training data: {', '.join(symbols(absent))}; their energies stay at the level of the model")
     return model
 
 

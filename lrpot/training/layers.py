@@ -1,4 +1,4 @@
-"""How deep in the network a parameter lies, and the learning rate that follows from it."""
+"""How deep in the network a parameter lies, and what follows: its learning rate, and whether it is trained."""
 
 from __future__ import annotations
 
@@ -26,6 +26,15 @@ def parameter_groups(model: Potential, lr: float, lr_long: float, layer_decay: f
     groups: list[dict[str, Any]] = [{"params": long, "lr": lr_long}]
     groups += [{"params": layers[depth], "lr": lr * layer_decay**depth} for depth in sorted(layers, reverse=True)]
     return [group for group in groups if group["params"]]
+
+
+def freeze_deepest(backbone: nn.Module, layers: int) -> None:
+    """Do not train the deepest layers of a backbone, so many of them or all."""
+    depths = parameter_depths(backbone)
+    frozen = sorted(set(depths.values()), reverse=True)[:layers]
+    for name, parameter in backbone.named_parameters():
+        if depths[name] in frozen:
+            parameter.requires_grad_(False)
 
 
 def parameter_depths(backbone: nn.Module) -> dict[str, int]:

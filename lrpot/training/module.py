@@ -20,7 +20,7 @@ from lrpot.kspace.neutrality import net_charge
 from lrpot.potential import Potential
 from lrpot.structure import LABELS, Structure, batch_index, collate
 from lrpot.training.baseline import add_offsets, composition
-from lrpot.training.layers import parameter_groups
+from lrpot.training.layers import freeze_deepest, parameter_groups
 from lrpot.training.stages import Stage
 
 # Of the learning rate, at the end of the cosine.
@@ -85,6 +85,7 @@ class StageModule(lightning.LightningModule):
             module = getattr(model, part)
             if module is not None:
                 module.requires_grad_(part in stage.trained)
+        freeze_deepest(model.short.backbone, config.finetune.freeze_layers)
         if model.long is not None and not stage.surroundings:
             model.long.charges.freeze_surroundings()
 

@@ -19,6 +19,7 @@ from lrpot.config import (
     REGISTERED_BACKBONES,
     DimeNetPlusPlusConfig,
     EquivariantConfig,
+    FinetuneConfig,
     FitConfig,
     PaiNNConfig,
     changes,
@@ -96,6 +97,13 @@ def test_the_rule_finds_what_it_is_for(name: str, field: FieldInfo, fault: str |
     assert found is None if fault is None else found is not None and fault in found
 
 
+# What a setting needs beside it.
+NEEDS: dict[str, dict[str, Any]] = {
+    "data.fold": {"data.folds": 9},
+    "training.finetune": {"training.finetune.model": "m.pt"},
+}
+
+
 def others(value: Any, kind: Any) -> Iterator[Any]:
     """Values that a setting of this type may take beside the one it has; not all of them are possible."""
     yield from (choice for choice in literals(kind) if choice != value)
@@ -122,7 +130,7 @@ def test_what_is_shown_is_read_back(backbone: str, tmp_path: Path) -> None:
     assert set(values) <= set(field_names())
     tried = []
     for name in values.keys() - chosen.keys():
-        base = chosen | ({"data.folds": 9} if name == "data.fold" else {})
+        base = chosen | next((needed for start, needed in NEEDS.items() if name.startswith(start)), {})
         for other in others(values[name], kinds[name]):
             with contextlib.suppress(ConfigError):
                 tried.append((name, make_config(None, base | {name: other})))
@@ -151,7 +159,7 @@ def test_every_setting_is_shown_with_its_sentence() -> None:
         ("training.lr", {"training": {"lr": 5e-3}}),
         ("lr", {"training": {"lr": 5e-3}}),
         ("cutoff", {"model": {"backbone": {"cutoff": 5.0}}}),
-        ("finetune", {"training": {"finetune": {"model": None, "layer_decay": 1.0, "new_elements": False}}}),
+        ("finetune", {"training": {"finetune": dict(FinetuneConfig())}}),
     ],
 )
 def test_a_part_can_be_shown(name: str, shown: dict[str, Any]) -> None:
@@ -162,6 +170,15 @@ def test_a_part_can_be_shown(name: str, shown: dict[str, Any]) -> None:
 def test_a_part_that_does_not_exist(name: str, near: str) -> None:
     with pytest.raises(ConfigError, match=rf"setting {name} does not exist; did you mean {near}\?"):
         commented_yaml(make_config(), name)
+
+
+def test_the_command_prints_what_is_read_back(tmp_path: Path) -> None:
+    setting = "data.train=rows:key:[1].xyz"  # nothing in it is markup
+    code, output, errors = call_cli("config", "show", "--backbone", "equivariant", "--set", setting, "training.lr=1e-3")
+    assert (code, errors) == (0, "")
+    (tmp_path / "c.yaml").write_text(output)
+    settings = {"model.backbone.name": "equivariant", "data.train": "rows:key:[1].xyz", "training.lr": 1e-3}
+    assert make_config(tmp_path / "c.yaml") == make_config(None, settings)
 
 
 class Mine(nn.Module):
@@ -219,6 +236,7 @@ def test_all_problems_are_named_with_their_lines(tmp_path: Path, capsys: pytest.
         ("data:\n  fold: 2\n", 1, "fold = 2 needs folds; set data.folds"),
         ("model: {kernel: {form: none}}\ntraining:\n  schedule: physics-first\n", None, "kernel.form is none"),
         ("training:\n  finetune: {model: m.pt}\n  schedule: published\n", None, "schedule published fits a network"),
+        ("training:\n  finetune:\n    layer_decay: 0.5\n", 2, "layer_decay needs a model to start from; name one with"),
         ("training: 5\n", 1, "training = 5"),
         ("1: 2\n", 1, "1 = 1: Keys should be strings"),
         ("model:\n  backbone:\n    name: schnet\n", 2, "choose one of"),
@@ -261,7 +279,6 @@ def test_a_file_that_is_right(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "idle"),
     [
-        ({"training.finetune.layer_decay": 0.5}, "training.finetune.layer_decay: no effect, since training.finetune"),
         (
             {"model.kernel.form": "none", "training.lr_long": 0.1},
             "training.lr_long: no effect, since model.kernel.form",
@@ -295,3 +312,10 @@ def test_fine_tuning_has_defaults_of_its_own() -> None:
     assert (config.training.stages, config.training.lr) == (3, 1e-3)
     assert (make_config().training.stages, make_config().training.lr) == (3, 5e-3)
     assert make_config(None, {"training.finetune.model": "m.pt", "model.kernel.form": "free"}).schedule != "published"
+
+
+def test_an_assignment_leaves_the_other_settings() -> None:
+    config = make_config(None, {"training.finetune.model": "m.pt"})
+    config.training.lr = 1e-3
+    assert (config.training.stages, config.training.lr) == (1, 1e-3)
+    assert config.training.finetune.model == "m.pt"

@@ -28,7 +28,7 @@ from lrpot.potential import PARTS, Potential
 from lrpot.structure import Structure
 from lrpot.training.baseline import refit_offsets, store_known
 from lrpot.training.finetune import read_start, relatives, with_elements
-from lrpot.training.layers import parameter_depths, parameter_groups
+from lrpot.training.layers import freeze_deepest, parameter_depths, parameter_groups
 from lrpot.training.stages import plan
 from tests.unit.training_data import ionic_rows
 
@@ -151,6 +151,17 @@ def test_three_stages_freeze_what_they_say(fitted: Path, other_data: Path, tmp_p
     assert not torch.equal(first["long.charges.values"], second["long.charges.values"])
 
 
+def test_frozen_layers_stay(fitted: Path, other_data: Path, tmp_path: Path) -> None:
+    settings = LONGER | {"training.max_epochs": 1, "training.finetune.freeze_layers": 2}
+    result = fit(other_data, from_model=fitted, out=tmp_path / "run", settings=settings, verbose=False)
+    before, after = load(fitted).state_dict(), result.model.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    backbone = {name.removeprefix("short.backbone.") for name in changed if name.startswith("short.backbone.")}
+    assert {".".join(name.split(".")[:2]) for name in backbone} == {"interactions.1", "mixing.1"}
+    assert "short.readout.first.weight" in changed
+    assert "long.charges.values" in changed
+
+
 def test_a_model_without_long_range(other_data: Path, tmp_path: Path) -> None:
     """Such as those that are converted from SchNetPack: their info holds nothing but the section `model`."""
     network = {"cutoff": CUTOFF, "cutoff_function": "cosine", **NETWORKS["painn"]}
@@ -161,11 +172,12 @@ def test_a_model_without_long_range(other_data: Path, tmp_path: Path) -> None:
     assert result.model.short.backbone.cutoff_function == "cosine"
 
 
-def test_elements_that_the_data_lack_stay(other_data: Path, tmp_path: Path) -> None:
+def test_elements_that_the_data_lack_stay(other_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = model_of(elements=(NA, CL, K))
     path = save(model, tmp_path / "model.pt")
     settings = LONGER | {"training.max_epochs": 2, "training.lr_long": 1e-2}
-    result = fit(other_data, from_model=path, out=tmp_path / "run", settings=settings, verbose=False)
+    result = fit(other_data, from_model=path, out=tmp_path / "run", settings=settings)
+    assert "not in the training data: K; their energies stay" in capsys.readouterr().out
     assert result.model.elements == [NA, CL, K]
     assert result.model.short.offset[K] == model.short.offset[K]
     assert result.model.short.offset[NA] != model.short.offset[NA]
@@ -369,6 +381,14 @@ def test_depths_of_other_backbones() -> None:
     assert set(parameter_depths(Plain()).values()) == {1}
     assert parameter_depths(Told())["table.weight"] == 2
     assert parameter_depths(Half())["table.weight"] == 3
+
+
+@pytest.mark.parametrize(("layers", "trained"), [(0, 4), (1, 3), (3, 1), (9, 0)])
+def test_the_deepest_layers_are_frozen(layers: int, trained: int) -> None:
+    backbone = PaiNN(8, 3, 6)
+    freeze_deepest(backbone, layers)
+    depths = parameter_depths(backbone)
+    assert len({depths[name] for name, p in backbone.named_parameters() if p.requires_grad}) == trained
 
 
 def test_learning_rates_fall_with_the_depth() -> None:
