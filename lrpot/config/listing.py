@@ -57,7 +57,9 @@ def without_effect(config: FitConfig) -> list[str]:
     changed = changes(config)
     lines = []
     for patterns, applies, reason in _IDLE:
-        idle = [name for name in changed if any(fnmatch(name, pattern) for pattern in patterns)]
+        # the form of the kernel decides on others, and always does something
+        names = [name for name in changed if name != "model.kernel.form"]
+        idle = [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
         if idle and applies(config):
             lines.append(f"{', '.join(idle)}: no effect, since {reason}")
     return lines
@@ -66,7 +68,7 @@ def without_effect(config: FitConfig) -> list[str]:
 # Settings that are read only together with others: their names, when they are not read, and why.
 _IDLE: tuple[tuple[tuple[str, ...], Callable[[FitConfig], bool], str], ...] = (
     (
-        ("model.charges.*", "model.kernel.[!f]*", "training.lr_long", "training.schedule"),
+        ("model.charges.*", "model.kernel.*", "training.lr_long", "training.schedule"),
         lambda c: c.model.kernel.form == "none",
         "model.kernel.form is none",
     ),

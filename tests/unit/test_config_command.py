@@ -252,6 +252,19 @@ def test_other_problems(tmp_path: Path, text: str, line: int | None, message: st
     assert message in words
 
 
+BAD = sorted((Path(__file__).parents[1] / "bad_inputs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", BAD, ids=lambda path: path.stem)
+def test_every_file_with_a_defect_is_refused(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Defects of settings have a line of the file; what is no settings file at all is an error of the command."""
+    assert run_cli("config", "check", path) == 1
+    printed = capsys.readouterr()
+    lines = [line for line in (printed.out + printed.err).splitlines() if path.name in line]
+    assert len(lines) == 1
+    assert printed.err == "" or printed.err.startswith("lrpot: error: ")
+
+
 def test_aliases_that_nest_without_end_take_no_time(tmp_path: Path) -> None:
     text = ["a0: &a0 {x: 1}"]
     text += [
