@@ -41,7 +41,7 @@ def show(
 @app.command("check")
 def check(file: Annotated[Path, typer.Argument(help="YAML file with settings.")]) -> None:
     """Check a settings file: "ok" and what it changes, or a line for every problem and exit code 1."""
-    from lrpot.config import changes, check_config
+    from lrpot.config import changes, check_config, one_line
     from lrpot.console import Console
 
     console = Console()
@@ -55,4 +55,4 @@ def check(file: Annotated[Path, typer.Argument(help="YAML file with settings.")]
     changed = changes(config)
     console.line(f"{file}: ok; changed from the defaults:{'' if changed else ' nothing'}")
     for name, (value, default) in changed.items():
-        console.line(f"  {name} = {value} (default {default})")
+        console.line(f"  {name} = {one_line(value)} (default {one_line(default)})")

@@ -138,12 +138,12 @@ def _lines(section: BaseModel, prefix: str, chosen: list[str]) -> Iterator[str]:
             continue
         default = field.get_default(call_default_factory=True)
         if not field.is_required() and value != default:
-            sentence = f"{sentence} Default: {_flow(default)}.".strip()
+            sentence = f"{sentence} Default: {one_line(default)}.".strip()
         yield from textwrap.wrap(sentence, WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
-        yield f"{indent}{name}: {_flow(plain[name])}"
+        yield f"{indent}{name}: {one_line(plain[name])}"
 
 
-def _flow(value: Any) -> str:
-    """A value as YAML in one line."""
+def one_line(value: Any) -> str:
+    """A value as YAML in one line, as `--set` takes it."""
     text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=float("inf"), allow_unicode=True)
     return text.removesuffix("\n").removesuffix("\n...")

@@ -11,7 +11,7 @@ from ase.data import chemical_symbols
 from torch import Tensor, nn
 
 from lrpot.build import build_potential
-from lrpot.config import FitConfig, ModelConfig, make_config, settings_of
+from lrpot.config import FitConfig, ModelConfig, make_config, one_line, settings_of
 from lrpot.data.sources import named
 from lrpot.errors import ConfigError, UnknownElementError
 from lrpot.model_file import ModelInfo, load, symbols
@@ -40,9 +40,10 @@ def read_start(
     theirs = {name: value for name, value, _ in settings_of(own, "model.")}
     for name, value, _ in settings_of(resolved.model, "model."):
         if name not in theirs or theirs[name] != value:
+            has = one_line(theirs[name]) if name in theirs else "no such setting"
             raise ConfigError(
-                f"{name} = {value} contradicts {path}, which has {theirs.get(name, 'no such setting')}; a fit that "
-                "starts from a model keeps its settings: leave this one out, or fit without --from"
+                f"{name} = {one_line(value)} contradicts {path}, which has {has}; a fit that starts from a model keeps "
+                "its settings: leave this one out, or fit without --from"
             )
     return resolved, start
 

@@ -172,10 +172,15 @@ def test_a_model_without_long_range(other_data: Path, tmp_path: Path) -> None:
     assert result.model.short.backbone.cutoff_function == "cosine"
 
 
-def test_elements_that_the_data_lack_stay(other_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_elements_that_the_data_lack_stay(
+    rows: list[Atoms], other_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They may even be in the validation file."""
+    valid = tmp_path / "valid.extxyz"
+    ase.io.write(valid, of_another_method(rows[:2], "K"), format="extxyz")
     model = model_of(elements=(NA, CL, K))
     path = save(model, tmp_path / "model.pt")
-    settings = LONGER | {"training.max_epochs": 2, "training.lr_long": 1e-2}
+    settings = LONGER | {"training.max_epochs": 2, "training.lr_long": 1e-2, "data.valid": str(valid)}
     result = fit(other_data, from_model=path, out=tmp_path / "run", settings=settings)
     assert "not in the training data: K; their energies stay" in capsys.readouterr().out
     assert result.model.elements == [NA, CL, K]
