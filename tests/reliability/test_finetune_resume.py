@@ -20,7 +20,9 @@ from lrpot.model_file import save
 from lrpot.training import checkpoint
 from tests.helpers_cli import small_model
 from tests.reliability.test_fit_resume import assert_same
-from tests.unit.training_data import ionic_rows
+from tests.unit.training_data import ionic_rows, no_pictures
+
+pictures = pytest.fixture(no_pictures, scope="module", autouse=True)
 
 SETTINGS = {
     "training.stages": 3,
@@ -63,11 +65,11 @@ def test_it_changes_weights(uninterrupted: Path) -> None:
     assert stages[0]["charges"]["K"] == stages[0]["charges"]["Na"] != stages[-1]["charges"]["K"]
 
 
-@pytest.mark.parametrize("saves", [1, 2, 3, 6])
+@pytest.mark.parametrize("saves", [1, 4])
 def test_resume_is_bitwise_equal_without_the_model(
     data: Path, model: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int
 ) -> None:
-    """Stopped after the n-th checkpoint: within a stage, at its end, in the next, at the very end."""
+    """Stopped after the n-th checkpoint: within the first stage, at the end of the second."""
     out, start = tmp_path / "run", tmp_path / "start.pt"
     shutil.copy(model, start)
     done = 0
@@ -93,7 +95,6 @@ def test_the_same_command_with_resume_goes_on(data: Path, model: Path, uninterru
     """Settings that were taken over from the model are no other settings."""
     out = tmp_path / "run"
     shutil.copytree(uninterrupted, out)
-    fit(data, from_model=model, out=out, settings=SETTINGS, resume=True, verbose=False)
     fit(data, from_model=model, out=out, config={}, settings=SETTINGS, resume=True, verbose=False)
     assert_same(uninterrupted, out)
     with pytest.raises(ConfigError, match="other settings"):

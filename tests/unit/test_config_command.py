@@ -123,24 +123,24 @@ def literals(kind: Any) -> Iterator[Any]:
 
 @pytest.mark.parametrize("backbone", ["painn", "dimenet++", "equivariant"])
 def test_what_is_shown_is_read_back(backbone: str, tmp_path: Path) -> None:
-    """All defaults, and every setting with another value."""
+    """All defaults, and every setting with another value; of other networks than the usual one, their own."""
     chosen = {"model.backbone.name": backbone}
     kinds = {name: field.annotation for name, _, field in settings_of(make_config(None, chosen))}
     values = {name: value for name, value, _ in settings_of(make_config(None, chosen))}
     assert set(values) <= set(field_names())
+    names = {name for name in values.keys() - chosen.keys() if backbone == "painn" or name.startswith("model.backbone")}
     tried = []
-    for name in values.keys() - chosen.keys():
+    for name in names:
         base = chosen | next((needed for start, needed in NEEDS.items() if name.startswith(start)), {})
         for other in others(values[name], kinds[name]):
             with contextlib.suppress(ConfigError):
                 tried.append((name, make_config(None, base | {name: other})))
                 break
-    assert {name for name, _ in tried} == values.keys() - chosen.keys()
+    assert {name for name, _ in tried} == names
     for name, config in [("", make_config(None, chosen)), *tried]:
         assert name == "" or name in changes(config)
         (tmp_path / "c.yaml").write_text(commented_yaml(config))
         assert make_config(tmp_path / "c.yaml") == config
-        assert yaml.safe_load(commented_yaml(config)) == config.model_dump(mode="json")
 
 
 def test_every_setting_is_shown_with_its_sentence() -> None:

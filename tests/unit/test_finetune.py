@@ -30,7 +30,9 @@ from lrpot.training.baseline import refit_offsets, store_known
 from lrpot.training.finetune import read_start, relatives, with_elements
 from lrpot.training.layers import freeze_deepest, parameter_depths, parameter_groups
 from lrpot.training.stages import plan
-from tests.unit.training_data import ionic_rows
+from tests.unit.training_data import ionic_rows, no_pictures
+
+pictures = pytest.fixture(no_pictures, scope="module", autouse=True)
 
 CUTOFF = 4.0
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -96,7 +98,7 @@ def fitted(rows: list[Atoms], tmp_path_factory: pytest.TempPathFactory) -> Path:
     ase.io.write(folder / "rows.extxyz", rows, format="extxyz")
     network = {f"model.backbone.{name}": value for name, value in NETWORKS["painn"].items()}
     settings = {"model.backbone.cutoff": CUTOFF, "model.kernel.tolerance": 1e-5, "model.kernel.hidden": 8}
-    training = {"training.stages": 1, "training.max_epochs": 12}
+    training = {"training.stages": 1, "training.max_epochs": 8}
     return fit(folder / "rows.extxyz", out=folder / "run", settings=network | settings | training, verbose=False).path
 
 
@@ -137,7 +139,7 @@ def test_it_starts_at_the_error_of_the_model_and_improves(
 
 
 def test_three_stages_freeze_what_they_say(fitted: Path, other_data: Path, tmp_path: Path) -> None:
-    settings = {"training.max_epochs": 1, "training.stages": 3}
+    settings = LONGER | {"training.max_epochs": 3, "training.stages": 3}
     result = fit(other_data, from_model=fitted, out=tmp_path / "run", settings=settings, verbose=False)
     assert len(result.stages) == 4
     start, first, second = (load(tmp_path / f"run/stages/{n}.pt").state_dict() for n in (0, 1, 2))
@@ -152,7 +154,7 @@ def test_three_stages_freeze_what_they_say(fitted: Path, other_data: Path, tmp_p
 
 
 def test_frozen_layers_stay(fitted: Path, other_data: Path, tmp_path: Path) -> None:
-    settings = LONGER | {"training.max_epochs": 1, "training.finetune.freeze_layers": 2}
+    settings = LONGER | {"training.finetune.freeze_layers": 2}
     result = fit(other_data, from_model=fitted, out=tmp_path / "run", settings=settings, verbose=False)
     before, after = load(fitted).state_dict(), result.model.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}

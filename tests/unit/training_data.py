@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import ase.io
 import numpy as np
+import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -45,6 +47,16 @@ def ionic_rows(n: int, *, stress: bool = False, seed: int = 0) -> list[Atoms]:
 def write_ionic_rows(path: Path, n: int, **kwargs: bool | int) -> Path:
     ase.io.write(path, ionic_rows(n, **kwargs), format="extxyz")  # type: ignore[arg-type]
     return path
+
+
+def no_pictures() -> Iterator[None]:
+    """The body of a fixture: fits without pictures, which take as long as a small fit."""
+    from lrpot import plots
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("parity", "learning_curves", "kernel"):
+            patch.setattr(plots, name, lambda _, path: path)
+        yield
 
 
 def _repulsion(atoms: Atoms, b: float = 400.0, rho: float = 0.3) -> tuple[float, np.ndarray, np.ndarray]:
