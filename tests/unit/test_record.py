@@ -46,7 +46,10 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_fit_writes_what_it_was_made_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, out = write_ionic_rows(tmp_path / "rows.extxyz", n=10), tmp_path / "run"
-    assert run_cli("fit", data, "--out", out, "--stages", 1, "--set", *FIT_SETTINGS, "training.max_epochs=1") == 0
+    settings = (*FIT_SETTINGS, "training.max_epochs=1", "training.lr_patience=3")
+    assert run_cli("fit", data, "--out", out, "--stages", 1, "--set", *settings) == 0
+    idle = "warning: training.lr_patience: no effect, since training.lr_schedule is cosine"
+    assert idle in capsys.readouterr().err.splitlines()
     content = read(out)
     assert content["seed"] == 0
     assert content["files"] == [
