@@ -102,11 +102,11 @@ def fit(
         int | None, typer.Option("--seed", help="Seed of weights, split and order.", show_default="0")
     ] = None,
 ) -> None:
-    """Fit a potential in three stages: real space, reciprocal space, both.
+    """Fit a potential in three stages: real space, reciprocal space, both. With --from: fine-tune a model.
 
     The defaults shown hold where neither --config nor --set says otherwise; `training.max_epochs` counts per stage.
-    The run leaves model.pt, config.yaml, record.json, metrics.csv, results.json, parity.png, learning_curves.png and
-    kernel.png. All settings and what they mean: lrpot config show.
+    The run leaves model.pt, config.yaml, record.json, metrics.csv, results.json and pictures.
+    All settings and what they mean: lrpot config show.
     """
     from lrpot.config import parse_settings
     from lrpot.training.fit import fit as run
