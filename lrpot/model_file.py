@@ -46,6 +46,8 @@ class ModelInfo:
         elements: symbols that it was fitted to.
         stages: one entry per stage of the fit: name, epochs, validation errors, charges.
         data: the training set: file, rows, hash.
+        record: what it was made with: versions of packages, state of the repository, device, threads, seed, and the
+            model that it was fine-tuned from; empty for a model that no fit made.
         units: of everything that goes in and comes out.
         version: of lrpot that made it.
         created: date and time, UTC.
@@ -55,6 +57,7 @@ class ModelInfo:
     elements: list[str]
     stages: list[dict[str, Any]] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
     units: dict[str, str] = field(default_factory=lambda: dict(UNITS))
     version: str = __version__
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))

@@ -52,12 +52,20 @@ def _tell(console: Console, potential: Potential) -> None:
         ("precision", str(potential.short.readout.last.weight.dtype).removeprefix("torch.")),
         ("training data", _text(about.data)),
     ]
+    lines += [(name, _text(value)) for name, value in _origin(about.record)]
     if potential.long is not None:
         lines.insert(6, ("k_cutoff", f"{potential.long.reciprocal.k_cutoff:.3f} 1/A"))
     for name, value in lines:
         console.line(f"{name + ':':15s} {value}")
     for number, stage in enumerate(about.stages):
         console.line(f"stage {stage.get('stage', number)}: {'; '.join(_stage(stage))}")
+
+
+def _origin(record: dict[str, Any]) -> list[tuple[str, object]]:
+    """What a fit wrote down of how it was made; models of other origin have nothing."""
+    found = [("versions", record.get("versions")), ("git", record.get("git")), ("started from", record.get("from"))]
+    found.append(("computed on", record.get("device")))
+    return [(name, value) for name, value in found if value]
 
 
 def _stage(stage: dict[str, Any]) -> list[str]:
@@ -75,4 +83,4 @@ def _text(value: object) -> str:
     if isinstance(value, dict):
         inner = {name: _text(v) for name, v in value.items()}
         return ", ".join(f"{name} ({text})" if "," in text else f"{name} {text}" for name, text in inner.items())
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return ", ".join(map(_text, value)) if isinstance(value, list) else str(value)

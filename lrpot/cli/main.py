@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import typer
 
 from lrpot import __version__
-from lrpot.cli import charges, convert, data, ensemble, evaluate, fit, info, md, plot, predict
+from lrpot.cli import charges, config, convert, data, ensemble, evaluate, fit, info, md, plot, predict
 from lrpot.errors import Interrupted, LrpotError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data.app, name="data")
+app.add_typer(config.app, name="config")
 app.command("charges")(charges.charges)
 app.command("fit")(fit.fit)
 app.command("ensemble")(ensemble.ensemble)

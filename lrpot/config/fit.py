@@ -23,6 +23,11 @@ class FitConfig(Section):
         form, schedule = self.model.kernel.form, self.training.schedule
         if schedule == "physics-first" and form == "none":
             raise ValueError("schedule physics-first needs a long-range part, but kernel.form is none; choose coulomb")
+        if schedule == "published" and self.training.finetune.model is not None:
+            raise ValueError(
+                "schedule published fits a network before there are charges, but a fit that starts from a model has "
+                "both; choose auto"
+            )
         return self
 
     @model_validator(mode="after")
@@ -54,7 +59,8 @@ class FitConfig(Section):
         """The schedule, with "auto" decided."""
         if self.training.schedule != "auto":
             return self.training.schedule
-        return "physical-start" if self.model.kernel.form == "coulomb" else "published"
+        present = self.model.kernel.form == "coulomb" or self.training.finetune.model is not None
+        return "physical-start" if present else "published"
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -12,8 +13,10 @@ from pydantic import (
     PositiveInt,
     field_validator,
     model_serializer,
+    model_validator,
 )
 
+from lrpot.config.finetune import FINETUNE_DEFAULTS, FinetuneConfig
 from lrpot.config.section import Section
 
 Loss = Literal["mse", "mae", "huber"]
@@ -156,6 +159,8 @@ class TrainingConfig(Section):
         )
     )
 
+    finetune: FinetuneConfig = Field(FinetuneConfig(), description="A fit that starts from a model.")
+
     @field_validator("per_stage", mode="before")
     @classmethod
     def _stage_numbers(cls, value: Any) -> Any:
@@ -181,6 +186,13 @@ class TrainingConfig(Section):
     def weight(self, name: str) -> float:
         """The largest value that a weight has in any stage: 0 if it is used in none."""
         return max(getattr(self.for_stage(number), name) for number in (1, 2, 3))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _finetuning_has_its_own_defaults(cls, values: Any) -> Any:
+        finetune = values.get("finetune") if isinstance(values, Mapping) else None
+        start = finetune.get("model") if isinstance(finetune, Mapping) else getattr(finetune, "model", None)
+        return values if start is None else {**FINETUNE_DEFAULTS, **values}
 
 
 # The weight of each label of the charges, by the name of the label.

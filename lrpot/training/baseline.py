@@ -91,6 +91,17 @@ def fit_baseline(model: Potential, structures: Sequence[Structure]) -> None:
     model.short.scale.fill_(max(next(scale for scale in scales if scale is not None), SMALLEST_SCALE))
 
 
+def refit_offsets(model: Potential, structures: Sequence[Structure]) -> dict[int, float]:
+    """Move the offsets of a fitted model to the level that the labels have; what was added, eV by atomic number.
+
+    Least squares of the energies per atom. Where the labels do not say (elements that are absent, or in the same ratio
+    everywhere), the offsets stay, or change as little as they can. `known_*` must hold all that the model predicts.
+    """
+    fractions = torch.cat([composition(model, s) for s in structures])
+    added = add_offsets(model, fractions, _residual_energies(structures))
+    return dict(zip(model.elements, added.tolist(), strict=True))
+
+
 def composition(model: Potential, batch: Data) -> Tensor:
     """(G, M): the share of each element of the model in each structure."""
     index = batch_index(batch)

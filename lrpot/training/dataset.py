@@ -31,7 +31,7 @@ class FitData:
 
     Attributes:
         train, valid, test: structures with edges; `test` may be empty.
-        elements: atomic numbers in `train`, ascending.
+        elements: atomic numbers in `train` and those known before, ascending.
         record: files, hashes, counts, labels and the rows of each part.
     """
 
@@ -72,11 +72,12 @@ def check_supervision(config: FitConfig, structure: Structure) -> None:
         check_born_charges(CHARGES[charges.kind], charges.neutrality, structure.pbc)
 
 
-def read_data(config: FitConfig, console: Console, *, stored: Path | None = None) -> FitData:
+def read_data(config: FitConfig, console: Console, *, stored: Path | None = None, known: Sequence[int] = ()) -> FitData:
     """Read and divide the structures that a configuration names.
 
     Args:
         stored: split.json of a run that is resumed; None divides anew.
+        known: atomic numbers that need no training rows, those of a model that the fit starts from.
     Raises:
         DataError, StructureError, UnknownElementError: bad rows, too few, or others than those of the stored split.
     """
@@ -109,7 +110,7 @@ def read_data(config: FitConfig, console: Console, *, stored: Path | None = None
         places = divide(data, seed, both.rows, both.formula)
     parts = {part: both.select(places[part]) for part in PARTS}
     split = {part: graphs.rows.tolist() for part, graphs in parts.items() if len(graphs)}
-    elements = parts["train"].elements
+    elements = sorted({*parts["train"].elements, *known})
     _check_held_back(data, parts, elements)
     fields = parts["train"].fields
     for label in supervised(config.training):

@@ -17,6 +17,7 @@ from lrpot.files import run_directory, write_text
 from lrpot.model_file import save
 from lrpot.potential import Potential
 from lrpot.training.dataset import FitData
+from lrpot.training.finetune import START
 from lrpot.training.summary import errors_text, stage_table
 
 CONFIG = "config.yaml"
@@ -26,13 +27,15 @@ FitMember = Callable[[Path, FitConfig, FitData, Console], Potential]
 
 
 def fit_ensemble(
-    out: Path, config: FitConfig, data: FitData, console: Console, fit_member: FitMember
+    out: Path, config: FitConfig, data: FitData, console: Console, start: Potential | None, fit_member: FitMember
 ) -> tuple[Ensemble, Path, list[dict[str, Any]], dict[str, Any] | None]:
     """Fit the members, or go on with them, each in an ordinary run directory below `out`; join and calibrate them.
 
     The members differ in the seeds of weights and order. They share the split: the validation rows must be unknown to
     all of them, for the uncertainties are calibrated there.
 
+    Args:
+        start: the model that all members start from, if any.
     Returns:
         model, path, stages, test: as in `FitResult`; of `stages` one entry per member and one of the ensemble.
     """
@@ -46,6 +49,8 @@ def fit_ensemble(
     for folder, own in runs.items():
         if not (folder / CONFIG).exists():
             with run_directory(folder, resume=True, overwrite=False):
+                if start is not None:
+                    save(start, folder / START)  # before the settings, without which there is nothing to resume
                 write_text(folder / CONFIG, own.to_yaml())
     members = []
     for folder, own in runs.items():

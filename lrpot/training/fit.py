@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ import torch
 
 from lrpot.build import build_potential
 from lrpot.charges.start import given_charges, starting_charges
-from lrpot.config import FitConfig, TrainingConfig, make_config
+from lrpot.config import FitConfig, TrainingConfig, make_config, without_effect
 from lrpot.console import Console
+from lrpot.data.sources import content_hash
 from lrpot.errors import ConfigError, Interrupted, OutputError
 from lrpot.evaluation import Evaluation, evaluate_structures, predict_structures
 from lrpot.files import run_directory, write_text
@@ -38,9 +40,11 @@ from lrpot.training.batches import check_sizes, train_loader, valid_loader
 from lrpot.training.checkpoint import SaveEveryEpoch, StopOnSignal, TwoCheckpoints, usable_checkpoint
 from lrpot.training.dataset import FitData, read_data, supervised
 from lrpot.training.ensemble import fit_ensemble
+from lrpot.training.finetune import START, check_new_elements, read_start, take_over
 from lrpot.training.loggers import Record, check_loggers, open_loggers
 from lrpot.training.module import StageModule
 from lrpot.training.precision import check_mixed_precision
+from lrpot.training.record import recorded
 from lrpot.training.split import write_split
 from lrpot.training.stages import Stage, plan
 from lrpot.training.summary import (
@@ -81,6 +85,7 @@ def fit(
     data: str | Path | Sequence[str | Path] | None = None,
     *,
     out: str | Path,
+    from_model: str | Path | None = None,
     config: str | Path | Mapping[str, Any] | FitConfig | None = None,
     settings: Mapping[str, Any] | None = None,
     ensemble: int | None = None,
@@ -92,7 +97,8 @@ def fit(
 
     Args:
         data: files of structures with energies and, best, forces and stress; the same as `data.train` of the config.
-        out: directory of the run; gets model.pt, config.yaml, metrics.csv, results.json and pictures.
+        out: directory of the run; gets model.pt, config.yaml, record.json, metrics.csv, results.json and pictures.
+        from_model: a model file to fine-tune; the same as `training.finetune.model` of the config.
         config: a YAML file, nested settings, or a `FitConfig`; None for the defaults.
         settings: settings by dotted name, such as {"training.max_epochs": 50}; they win over `config`.
         ensemble: how many models to fit; the same as `training.ensemble` of the config. More than one predict their
@@ -111,12 +117,19 @@ def fit(
         settings["data.train"] = str(data) if isinstance(data, (str, Path)) else [str(file) for file in data]
     if ensemble is not None:
         settings["training.ensemble"] = ensemble
+    if from_model is not None:
+        settings["training.finetune.model"] = str(from_model)
+    console, start = Console(quiet=not verbose), None
+    about: dict[str, Any] = {}
     saved = out / "config.yaml"
     if resume:
         if not saved.exists():
             raise OutputError(f"{out}: holds no run to resume (no config.yaml); start it without --resume")
         resolved = make_config(saved)
-        changed = make_config(config, settings) if config is not None else make_config(resolved, settings)
+        if resolved.training.finetune.model is not None:
+            start = load(out / START)
+        taken_over = None if start is None else resolved.model
+        changed = make_config(resolved if config is None else config, settings, model=taken_over)
         if changed != resolved:
             raise ConfigError(
                 f"{out}: the run was started with other settings (see {saved}); resume it without any, or start anew "
@@ -124,38 +137,72 @@ def fit(
             )
     else:
         resolved = make_config(config, settings)
+        for line in without_effect(resolved):
+            console.warn(line)
+        if resolved.training.finetune.model is not None:
+            path = resolved.training.finetune.model
+            resolved, start = read_start(config, settings, path)
+            about["from"] = {"model": path, "sha256": content_hash(Path(path))}
     if resolved.data.train is None:
         raise ConfigError("no training data; name a file: lrpot fit DATA --out DIR")
     check_device(resolved.training.device)
     check_loggers(resolved)
     # data and configuration are checked before the directory is touched
     split = out / SPLIT
-    structures = read_data(resolved, Console(quiet=not verbose), stored=split if resume and split.exists() else None)
+    structures = read_data(
+        resolved,
+        console,
+        stored=split if resume and split.exists() else None,
+        known=() if start is None else start.elements,
+    )
+    if start is not None:
+        check_new_elements(resolved, structures.elements, start)
     for part in (structures.train, structures.valid):
         check_sizes(part, resolved.training)
     model = build_potential(resolved.model, structures.elements)  # tells a clash of settings
     if resolved.training.precision == "bf16":
         check_mixed_precision(model.set_precision(torch.float32), structures.train)
-    if resolved.model.kernel.form != "none":
+    if resolved.model.kernel.form != "none" and start is None:
         given_charges(resolved.model.charges, structures.elements, structures.source)  # tells what is wrong with them
+    about |= {"seed": resolved.training.seed, "files": structures.record["files"]}
     with run_directory(out, resume=resume, overwrite=overwrite):
+        if start is not None and not resume:
+            save(start, out / START)  # before the settings, without which there is nothing to resume
         write_text(saved, resolved.to_yaml())
-        console = Console(quiet=not verbose)
         if resolved.training.ensemble > 1:
             write_text(split, write_split(structures.record["split"], structures.record["files"]))
-            fitted = fit_ensemble(out, resolved, structures, console, lambda *member: _Run(*member).run().model)
+            fitted = fit_ensemble(out, resolved, structures, console, start, partial(_fit_member, start, about))
             return FitResult(*fitted)
-        return _Run(out, resolved, structures, console).run()
+        with recorded(out, about, device=resolved.training.device, warn=console.warn) as record:
+            return _Run(out, resolved, structures, console, start, record).run()
+
+
+def _fit_member(
+    start: Potential | None, about: dict[str, Any], out: Path, config: FitConfig, data: FitData, console: Console
+) -> Potential:
+    about = {**about, "seed": config.training.seed}
+    with recorded(out, about, device=config.training.device, warn=console.warn) as record:
+        return _Run(out, config, data, console, start, record).run().model
 
 
 class _Run:
     """One fit in one directory."""
 
-    def __init__(self, out: Path, config: FitConfig, data: FitData, console: Console) -> None:
+    def __init__(
+        self,
+        out: Path,
+        config: FitConfig,
+        data: FitData,
+        console: Console,
+        start: Potential | None,
+        record: dict[str, Any],
+    ) -> None:
         self.out = out
         self.config = config
         self.data = data
         self.console = console
+        self.start = start
+        self.record = record
         self.stages = plan(config)
         self.done: list[dict[str, Any]] = []
         self.interrupted: Callable[[], bool] = lambda: False
@@ -166,7 +213,7 @@ class _Run:
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its tips are not ours to give
         torch.manual_seed(training.seed)
         write_text(self.out / SPLIT, write_split(self.data.record["split"], self.data.record["files"]))
-        model = self._resumed_model() or self._fresh_model()
+        model = self._resumed_model() or (self._fresh_model() if self.start is None else self._taken_over(self.start))
         if len(self.done) <= len(self.stages):
             n = sum(p.numel() for p in model.parameters())
             sizes = f"{len(self.data.train)} training, {len(self.data.valid)} validation, {len(self.data.test)} test"
@@ -203,17 +250,25 @@ class _Run:
                 )
             set_start(model, start.values, self.data.train)
             origin = start.origin
-        # what is known before any training: the yardstick for what the stages bring
         store_known(model, self.data.train, {"long"})
         fit_baseline(model, self.data.train)
+        self._keep_start(model, origin)
+        if model.long is not None:
+            model.long.charges.set_values({})  # until the stage that is to have them
+        return model
+
+    def _taken_over(self, start: Potential) -> Potential:
+        model = take_over(start, self.config, self.data, self.console.line)
+        self._keep_start(model, self.config.training.finetune.model)
+        return model
+
+    def _keep_start(self, model: Potential, origin: str | None) -> None:
+        """The model before any training is kept like one after a stage: the yardstick for what the stages bring."""
         model.to(self.config.training.device)
         found = evaluate_structures(model, self.data.valid)
         entry = {"validation": found.errors(), "charges": charges_of(model, found), "origin": origin}
         entry["charge_sizes"] = charge_sizes(found)
         self._keep(model, {"stage": 0, "title": "start", **entry})
-        if model.long is not None:
-            model.long.charges.set_values({})  # until the stage that is to have them
-        return model
 
     def _resumed_model(self) -> Potential | None:
         """The model after the last stage that was finished, with the entries of all finished stages."""
@@ -226,7 +281,7 @@ class _Run:
             model = load(weights, device=self.config.training.device)
         if self.done:
             self.console.line(f"resuming after stage {len(self.done) - 1} of {len(self.stages)}")
-        if len(self.done) == 1 and model is not None and model.long is not None:
+        if len(self.done) == 1 and model is not None and model.long is not None and self.start is None:
             model.long.charges.set_values({})
         return model
 
@@ -337,6 +392,7 @@ class _Run:
             elements=symbols(self.data.elements),
             stages=[{k: v for k, v in entry.items() if k != "history"} for entry in self.done],
             data={k: v for k, v in self.data.record.items() if k != "split"},
+            record=self.record,
         )
 
     def _finish(self, model: Potential) -> FitResult:

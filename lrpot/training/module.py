@@ -22,6 +22,7 @@ from lrpot.potential import Potential
 from lrpot.structure import LABELS, Structure, batch_index, collate
 from lrpot.training.baseline import add_offsets, composition
 from lrpot.training.ema import AveragedWeights
+from lrpot.training.layers import freeze_deepest, parameter_groups
 from lrpot.training.loss import penalty
 from lrpot.training.stages import Stage
 
@@ -89,18 +90,15 @@ class StageModule(lightning.LightningModule):
             module = getattr(model, part)
             if module is not None:
                 module.requires_grad_(part in stage.trained)
+        freeze_deepest(model.short.backbone, config.finetune.freeze_layers)
         if model.long is not None and not stage.surroundings:
             model.long.charges.freeze_surroundings()
         self.averaged = AveragedWeights(model, config.ema)
         self._epoch_began = time.monotonic()
 
     def configure_optimizers(self) -> dict[str, Any]:
-        groups = [
-            {"params": [p for n, p in self.model.named_parameters() if p.requires_grad and n.startswith("long.")]},
-            {"params": [p for n, p in self.model.named_parameters() if p.requires_grad and not n.startswith("long.")]},
-        ]
-        groups[0]["lr"], groups[1]["lr"] = self.lr_long, self.config.lr  # type: ignore[assignment]
-        self.optimizer = torch.optim.Adam([group for group in groups if group["params"]])
+        groups = parameter_groups(self.model, self.config.lr, self.lr_long, self.config.finetune.layer_decay)
+        self.optimizer = torch.optim.Adam(groups)
         self._full_lr = [group["lr"] for group in self.optimizer.param_groups]
         return {"optimizer": self.optimizer}
 
