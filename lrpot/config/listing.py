@@ -65,6 +65,10 @@ def without_effect(config: FitConfig) -> list[str]:
     return lines
 
 
+def _in_no_stage(config: FitConfig, name: str, value: Any) -> bool:
+    return all(getattr(config.training.for_stage(number), name) != value for number in (1, 2, 3))
+
+
 # Settings that are read only together with others: their names, when they are not read, and why.
 _IDLE: tuple[tuple[tuple[str, ...], Callable[[FitConfig], bool], str], ...] = (
     (
@@ -94,7 +98,16 @@ _IDLE: tuple[tuple[tuple[str, ...], Callable[[FitConfig], bool], str], ...] = (
         lambda c: c.training.stages == 1 and c.model.kernel.form != "none",
         "training.stages is 1",
     ),
-    (("training.lr_patience",), lambda c: c.training.lr_schedule == "cosine", "training.lr_schedule is cosine"),
+    (
+        ("training.lr_patience",),
+        lambda c: _in_no_stage(c, "lr_schedule", "plateau"),
+        "training.lr_schedule is cosine",
+    ),
+    (
+        ("training.huber_threshold",),
+        lambda c: _in_no_stage(c, "loss", "huber"),
+        "training.loss is not huber",
+    ),
     (("data.valid_fraction",), lambda c: c.data.valid is not None, "data.valid names the validation files"),
     (("data.valid_fraction",), lambda c: c.data.folds is not None, "data.folds divides the structures"),
     (("data.test_fraction",), lambda c: c.data.test is not None, "data.test names the test files"),
