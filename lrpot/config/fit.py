@@ -34,6 +34,22 @@ class FitConfig(Section):
             raise ValueError(f"training.{weights[0]} needs charges, but kernel.form is none; choose coulomb")
         return self
 
+    @model_validator(mode="after")
+    def _processes(self) -> FitConfig:
+        training = self.training
+        size = training.devices * training.nodes
+        if size > training.batch_size:
+            raise ValueError(
+                f"{size} processes (training.devices x training.nodes) share the structures of a step, but "
+                f"training.batch_size is {training.batch_size}; raise it to {size} or more"
+            )
+        if size > 1 and ":" in training.device:
+            raise ValueError(
+                f"training.device = {training.device} is one GPU, but training.devices x training.nodes is {size}; "
+                "write cuda"
+            )
+        return self
+
     @property
     def schedule(self) -> str:
         """The schedule, with "auto" decided."""

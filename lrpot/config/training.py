@@ -22,9 +22,13 @@ class TrainingConfig(Section):
         "published.",
     )
     max_epochs: int = Field(100, ge=1, description="Epochs of each stage, at most.")
-    batch_size: int = Field(4, ge=1, description="Structures per step, at most.")
+    batch_size: int = Field(
+        4, ge=1, description="Structures per step, at most, of all processes together: their number changes no result."
+    )
     max_edges: int | None = Field(
-        None, ge=1, description="Edges per step, at most; structures of similar size then share a step."
+        None,
+        ge=1,
+        description="Edges per step, at most, of all processes together; structures of similar size then share a step.",
     )
     max_atoms: int | None = Field(None, ge=1, description="Atoms per step, at most; likewise.")
     lr: float = Field(5e-3, gt=0, description="Learning rate of Adam for the network.")
@@ -62,6 +66,10 @@ class TrainingConfig(Section):
     gradient_clip: float = Field(10.0, gt=0, description="Largest norm of the gradient of the loss.")
     dtype: Literal["float32", "float64"] = Field("float32", description="Precision of the network in training.")
     device: str = Field("cpu", description="cpu, cuda, cuda:1, ...")
+    devices: int = Field(
+        1, ge=1, description="Processes on each machine that share every step; with cuda each takes a GPU of its own."
+    )
+    nodes: int = Field(1, ge=1, description="Machines; more than one is started by torchrun or SLURM.")
     seed: int = Field(0, ge=0, description="Seed of weights, split and order.")
 
 

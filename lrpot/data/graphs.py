@@ -5,7 +5,8 @@ from __future__ import annotations
 import bisect
 import itertools
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, overload
@@ -92,7 +93,8 @@ class Graphs(Sequence[Structure]):
         self._first_rows = np.cumsum([0, *(file.n_rows for file in self.files)])
         self.position = np.arange(self._starts[-1]) if position is None else np.asarray(position, dtype=np.int64)
         self.formulas = sorted({formula for file in self.files for formula in file.formulas})
-        self._attached: Records | None = None
+        self._attached: list[Records] = []
+        self._attached_starts = [0]
 
     @cached_property
     def atoms(self) -> np.ndarray:
@@ -130,18 +132,31 @@ class Graphs(Sequence[Structure]):
         """Some of these structures, by their places here; without what is attached."""
         return Graphs(self.files, self.position[np.asarray(chosen, dtype=np.int64)])
 
-    def attach(self, values: Iterable[Mapping[str, Tensor]]) -> None:
+    def attach(
+        self,
+        values: Iterable[Mapping[str, Tensor]],
+        *,
+        part: range | None = None,
+        gather: Callable[[IO[bytes]], Sequence[IO[bytes]]] = lambda own: [own],
+    ) -> None:
         """Give each structure further fields, which replace those attached before.
 
         Args:
-            values: one for each structure, in order; they go to a file without a name that ends with this object.
+            values: one for each structure of the part, in order; they go to a file without a name that ends with this
+                object.
+            part: places of the structures that these are for; None for all.
+            gather: the files of all parts, in order, from that of this one.
         """
-        with tempfile.TemporaryFile() as file:
-            writer = RecordWriter(file)
-            for n_atoms, fields in zip(self.atoms.tolist(), values, strict=True):
+        part = range(len(self)) if part is None else part
+        with ExitStack() as files:
+            own = files.enter_context(tempfile.TemporaryFile())
+            writer = RecordWriter(own)
+            for n_atoms, fields in zip(self.atoms[part.start : part.stop].tolist(), values, strict=True):
                 writer.add(*encode(fields, n_atoms))
             writer.finish({}, {})
-            self._attached = Records(file, "a temporary file")
+            parts = [files.enter_context(file) for file in gather(own)]
+            self._attached = [Records(file, "a temporary file") for file in parts]
+        self._attached_starts = [0, *itertools.accumulate(len(records) for records in self._attached)]
 
     def __len__(self) -> int:
         return len(self.position)
@@ -162,8 +177,10 @@ class Graphs(Sequence[Structure]):
         structure = self.files[number].read(position - self._starts[number])
         if number:
             structure.row += int(self._first_rows[number])
-        if self._attached is not None:
-            for name, value in self._attached.read(place % len(self)).items():
+        if self._attached:
+            place %= len(self)
+            number = bisect.bisect_right(self._attached_starts, place) - 1
+            for name, value in self._attached[number].read(place - self._attached_starts[number]).items():
                 structure[name] = value
         return structure
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torch_geometric.data import Batch
 
 from lrpot.config import TrainingConfig
 from lrpot.data.graphs import Graphs
 from lrpot.errors import DataError
-from lrpot.structure import collate_with_gaps
+from lrpot.structure import Structure, collate_with_gaps
+from lrpot.training.parallel import ALONE, Processes
 
 # Structures in one bucket differ in size by this factor at most: so much of the edges per step may stay unused.
 BUCKET = 1.25
@@ -71,15 +75,55 @@ class BucketBatches(Sampler[list[int]]):
         yield from (batch for batch in filling if batch)
 
 
-def train_loader(structures: Graphs, config: TrainingConfig, seed: int) -> DataLoader:
-    """Batches in an order that depends on seed and epoch."""
+class Share(NamedTuple):
+    """What falls to a process of a step.
+
+    Attributes:
+        structures: at least one: where nothing falls to the process, one that does not count.
+        places: of the structures in the step, ascending.
+        n_structures: of the whole step.
+    """
+
+    structures: list[Structure]
+    places: list[int]
+    n_structures: int
+
+
+class Shares(Dataset[Share]):
+    """Steps of structures, of which only those that fall to this process are read."""
+
+    def __init__(self, structures: Graphs, processes: Processes) -> None:
+        self.structures = structures
+        self.processes = processes
+
+    def __getitems__(self, numbers: list[int]) -> Share:
+        """The share of a step of these structures; `DataLoader` asks for a whole step by this name."""
+        edges = self.structures.edges[numbers].tolist()
+        places = shares(edges, self.processes.size)[self.processes.rank]
+        return Share([self.structures[numbers[place]] for place in places or [0]], places, len(numbers))
+
+
+def collate_share(share: Share) -> Batch:
+    """A share as a batch, which may be of no structures; `places` and `n_structures` say what it is of the step."""
+    batch = collate_with_gaps(share.structures)
+    if not share.places:
+        for name, value in batch.to_dict().items():
+            if isinstance(value, Tensor):
+                batch[name] = value[:, :0] if name == "edge_index" else value[:0]
+    batch.places = torch.tensor(share.places, dtype=torch.int64)
+    batch.n_structures = share.n_structures
+    return batch
+
+
+def train_loader(structures: Graphs, config: TrainingConfig, seed: int, processes: Processes = ALONE) -> DataLoader:
+    """This process' shares of batches in an order that depends on seed and epoch."""
     bucket, capacity = buckets(structures, config)
     batches = BucketBatches(EpochShuffle(len(structures), seed), bucket, capacity)
-    return DataLoader(structures, batch_sampler=batches, collate_fn=collate_with_gaps)  # type: ignore[arg-type]
+    return _loader(structures, batches, processes)
 
 
-def valid_loader(structures: Graphs, config: TrainingConfig) -> DataLoader:
-    """Batches of structures in their own order, within the same limits."""
+def valid_loader(structures: Graphs, config: TrainingConfig, processes: Processes = ALONE) -> DataLoader:
+    """This process' shares of batches of structures in their own order, within the same limits."""
     batches: list[list[int]] = []
     edges = atoms = 0
     for number, (n_edges, n_atoms) in enumerate(zip(structures.edges.tolist(), structures.atoms.tolist(), strict=True)):
@@ -89,7 +133,13 @@ def valid_loader(structures: Graphs, config: TrainingConfig) -> DataLoader:
             batches.append([])
             edges, atoms = n_edges, n_atoms
         batches[-1].append(number)
-    return DataLoader(structures, batch_sampler=batches, collate_fn=collate_with_gaps)  # type: ignore[arg-type]
+    return _loader(structures, batches, processes)
+
+
+def _loader(structures: Graphs, batches: Iterable[list[int]], processes: Processes) -> DataLoader:
+    if processes.size == 1:
+        return DataLoader(structures, batch_sampler=batches, collate_fn=collate_with_gaps)  # type: ignore[arg-type]
+    return DataLoader(Shares(structures, processes), batch_sampler=batches, collate_fn=collate_share)  # type: ignore[arg-type]
 
 
 def check_sizes(structures: Graphs, config: TrainingConfig) -> None:
@@ -131,3 +181,19 @@ def buckets(structures: Graphs, config: TrainingConfig) -> tuple[np.ndarray, np.
     # a share of exactly 1/3 must leave room for three
     capacity = np.clip(np.floor(1.0 / largest * (1.0 + 1e-12)), 1, config.batch_size).astype(np.int64)
     return bucket, capacity
+
+
+def shares(sizes: Sequence[int], n: int) -> list[list[int]]:
+    """Places of the structures of a step that fall to each of n processes, so that their edges add up to about the
+    same: the largest first, each to whom has least. A process may have none.
+
+    Args:
+        sizes: number of edges of each structure.
+    """
+    found: list[list[int]] = [[] for _ in range(n)]
+    load = [(0, 0)] * n  # edges, then structures, for those without edges
+    for place in sorted(range(len(sizes)), key=lambda p: (-sizes[p], p)):
+        least = load.index(min(load))
+        found[least].append(place)
+        load[least] = (load[least][0] + sizes[place], load[least][1] + 1)
+    return [sorted(places) for places in found]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import shutil
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as lightning
 import torch
 
 from lrpot.build import build_potential
@@ -35,9 +35,11 @@ from lrpot.training.baseline import (
     store_known,
 )
 from lrpot.training.batches import check_sizes, train_loader, valid_loader
-from lrpot.training.checkpoint import SaveEveryEpoch, StopOnSignal, usable_checkpoint
+from lrpot.training.checkpoint import usable_checkpoint
 from lrpot.training.dataset import FitData, read_data, supervised
+from lrpot.training.launch import environment, join, processes_of, start, told_once
 from lrpot.training.module import StageModule
+from lrpot.training.parallel import Processes
 from lrpot.training.split import write_split
 from lrpot.training.stages import Stage, plan
 from lrpot.training.summary import (
@@ -50,9 +52,10 @@ from lrpot.training.summary import (
     progress_note,
     stage_table,
 )
+from lrpot.training.trainer import stage_trainer
 
-# In the directory of the run: the rows of each part, and the files that they are of.
-SPLIT = "split.json"
+# In the directory of the run: the result; the rows of each part, and the files that they are of.
+MODEL, SPLIT = "model.pt", "split.json"
 
 # In the directory of the run, until it is finished; a folder for each stage.
 CHECKPOINTS = "checkpoints"
@@ -66,7 +69,7 @@ class FitResult:
         model: the fitted potential, in evaluation mode.
         path: of model.pt.
         stages: one entry per stage: title, epochs, seconds, validation errors, charges.
-        test: errors on the test structures, or None without any.
+        test: errors on the test structures, or None without any, and in all processes but the first.
     """
 
     model: Potential
@@ -98,49 +101,109 @@ def fit(
     Raises:
         ConfigError, DataError, OutputError: before any work starts.
         TrainingError: the loss is not a number; the last good checkpoint is kept.
+        ProcessLost: one of several processes was killed; the run can be resumed.
         Interrupted: Ctrl-C; the run can be resumed.
     """
     out = Path(out)
-    settings = dict(settings or {})
-    if data is not None:
-        settings["data.train"] = str(data) if isinstance(data, (str, Path)) else [str(file) for file in data]
+    found = environment()
+    with told_once(found):
+        settings = dict(settings or {})
+        if data is not None:
+            settings["data.train"] = str(data) if isinstance(data, (str, Path)) else [str(file) for file in data]
+        resolved = _resolve(out, config, settings, resume=resume)
+        training = resolved.training
+        processes = processes_of(found, training.devices, training.nodes)
+    job = functools.partial(_fit, out, resolved, resume=resume, overwrite=overwrite, verbose=verbose)
+    if found is not None:
+        return join(job, found, processes)
+    if training.devices == 1:
+        return job(processes)
+    if training.device == "cuda":
+        check_device(f"cuda:{training.devices - 1}")
+    start(job, training.devices)
+    return _finished(out, resolved)
+
+
+def _resolve(
+    out: Path, config: str | Path | Mapping[str, Any] | FitConfig | None, settings: Mapping[str, Any], *, resume: bool
+) -> FitConfig:
+    """The settings of a fit: those asked for, or those of the run that is resumed."""
     saved = out / "config.yaml"
-    if resume:
-        if not saved.exists():
-            raise OutputError(f"{out}: holds no run to resume (no config.yaml); start it without --resume")
-        resolved = make_config(saved)
-        changed = make_config(config, settings) if config is not None else make_config(resolved, settings)
-        if changed != resolved:
+    if not resume:
+        resolved = make_config(config, settings)
+    elif not saved.exists():
+        raise OutputError(f"{out}: holds no run to resume (no config.yaml); start it without --resume")
+    else:
+        begun = make_config(saved)
+        resolved = make_config(config, settings) if config is not None else make_config(begun, settings)
+        if _but_for_processes(resolved) != _but_for_processes(begun):
             raise ConfigError(
                 f"{out}: the run was started with other settings (see {saved}); resume it without any, or start anew "
                 "in another --out"
             )
-    else:
-        resolved = make_config(config, settings)
     if resolved.data.train is None:
         raise ConfigError("no training data; name a file: lrpot fit DATA --out DIR")
-    check_device(resolved.training.device)
+    return resolved
+
+
+def _but_for_processes(config: FitConfig) -> FitConfig:
+    """Settings without the number of processes, which may change from resume to resume."""
+    return make_config(config, {"training.devices": 1, "training.nodes": 1})
+
+
+def _fit(
+    out: Path, config: FitConfig, processes: Processes, *, resume: bool, overwrite: bool, verbose: bool
+) -> FitResult:
+    """Fit as one of these processes."""
+    console = Console(quiet=not (verbose and processes.first))
+    device = processes.device(config.training.device)
+    check_device(device)
     # data and configuration are checked before the directory is touched
     split = out / SPLIT
-    structures = read_data(resolved, Console(quiet=not verbose), stored=split if resume and split.exists() else None)
+    structures = read_data(config, console, stored=split if resume and split.exists() else None)
     for part in (structures.train, structures.valid):
-        check_sizes(part, resolved.training)
-    build_potential(resolved.model, structures.elements)  # tells a clash of settings
-    if resolved.model.kernel.form != "none":
-        given_charges(resolved.model.charges, structures.elements, structures.source)  # tells what is wrong with them
-    with run_directory(out, resume=resume, overwrite=overwrite):
-        write_text(saved, resolved.to_yaml())
-        return _Run(out, resolved, structures, Console(quiet=not verbose)).run()
+        check_sizes(part, config.training)
+    build_potential(config.model, structures.elements)  # tells a clash of settings
+    if config.model.kernel.form != "none":
+        given_charges(config.model.charges, structures.elements, structures.source)  # tells what is wrong with them
+    processes.wait()  # all have read what there is before the first changes it
+    with run_directory(out, resume=resume, overwrite=overwrite) if processes.first else nullcontext():
+        if processes.first:
+            if resume:
+                _tell_changed_number(out, config, console)
+            write_text(out / "config.yaml", config.to_yaml())
+        return _Run(out, config, structures, console, processes, device).run()
+
+
+def _tell_changed_number(out: Path, config: FitConfig, console: Console) -> None:
+    begun, now = make_config(out / "config.yaml").training, config.training
+    if begun.devices * begun.nodes != now.devices * now.nodes:
+        console.warn(
+            f"{out}: goes on with another number of processes ({now.devices * now.nodes}, before "
+            f"{begun.devices * begun.nodes}); the result is the same up to rounding, not to the last bit"
+        )
+
+
+def _finished(out: Path, config: FitConfig) -> FitResult:
+    """What other processes have fitted."""
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    model = load(out / MODEL, device=config.training.device)
+    return FitResult(model.eval().requires_grad_(False), out / MODEL, results["stages"], results["test"])
 
 
 class _Run:
-    """One fit in one directory."""
+    """One fit in one directory, as one of the processes that do it together. All of them compute the same; only the
+    first writes and speaks."""
 
-    def __init__(self, out: Path, config: FitConfig, data: FitData, console: Console) -> None:
+    def __init__(
+        self, out: Path, config: FitConfig, data: FitData, console: Console, processes: Processes, device: str
+    ) -> None:
         self.out = out
         self.config = config
         self.data = data
         self.console = console
+        self.processes = processes
+        self.device = device
         self.stages = plan(config)
         self.done: list[dict[str, Any]] = []
         self.interrupted: Callable[[], bool] = lambda: False
@@ -149,18 +212,27 @@ class _Run:
         console, training = self.console, self.config.training
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its tips are not ours to give
         torch.manual_seed(training.seed)
-        write_text(self.out / SPLIT, write_split(self.data.record["split"], self.data.record["files"]))
-        model = self._resumed_model() or self._fresh_model()
+        if self.processes.first:
+            write_text(self.out / SPLIT, write_split(self.data.record["split"], self.data.record["files"]))
+        resumed = self._resumed_model()
+        self.processes.wait()  # all have seen the same stages before another is finished
+        model = resumed or self._fresh_model()
         if len(self.done) <= len(self.stages):
             n = sum(p.numel() for p in model.parameters())
             sizes = f"{len(self.data.train)} training, {len(self.data.valid)} validation, {len(self.data.test)} test"
             schedule = f"; schedule {self.config.schedule}" if len(self.stages) > 1 else ""
-            console.line(f"{sizes} structures; {n} parameters{schedule}")
+            together = f"; {self.processes.size} processes" if self.processes.size > 1 else ""
+            console.line(f"{sizes} structures; {n} parameters{schedule}{together}")
         try:
             with finish_step_on_ctrl_c(console.warn) as self.interrupted:
                 for number, stage in enumerate(self.stages, 1):
                     if number >= len(self.done):
                         self._stage(model, number, stage)
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(
+                f"the GPU has no memory left; lower training.batch_size, or share it by more --devices; go on with: "
+                f"lrpot fit --resume --out {self.out}"
+            ) from error
         except KeyboardInterrupt:
             raise Interrupted(f"stopped at once; go on with: lrpot fit --resume --out {self.out}") from None
         return self._finish(model)
@@ -185,9 +257,9 @@ class _Run:
             set_start(model, start.values, self.data.train)
             origin = start.origin
         # what is known before any training: the yardstick for what the stages bring
-        store_known(model, self.data.train, {"long"})
+        store_known(model, self.data.train, {"long"}, self.processes)
         fit_baseline(model, self.data.train)
-        model.to(self.config.training.device)
+        model.to(self.device)
         found = evaluate_structures(model, self.data.valid)
         entry = {"validation": found.errors(), "charges": charges_of(model, found), "origin": origin}
         entry["charge_sizes"] = charge_sizes(found)
@@ -204,7 +276,7 @@ class _Run:
             if not (entry.exists() and weights.exists()):
                 break
             self.done.append(json.loads(entry.read_text()))
-            model = load(weights, device=self.config.training.device)
+            model = load(weights, device=self.device)
         if self.done:
             self.console.line(f"resuming after stage {len(self.done) - 1} of {len(self.stages)}")
         if len(self.done) == 1 and model is not None and model.long is not None:
@@ -221,57 +293,56 @@ class _Run:
             start = load(self._stage_files(0)[1]).long
             assert start is not None
             model.long.charges.load_state_dict(start.charges.state_dict())
-        module = StageModule(model, stage, training, self.data.train, *self._prepare(model, stage))
-        valid = valid_loader(self.data.valid, training)
-        train = train_loader(self.data.train, training, seed=training.seed * 10 + number)
+        scales, lr_long = self._prepare(model, stage)
+        # processes on machines of different kinds may have rounded differently
+        self.processes.copy_first(model)
+        scales, lr_long = self.processes.from_first((scales, lr_long))
+        module = StageModule(model, stage, training, self.data.train, scales, lr_long, self.processes)
+        valid = valid_loader(self.data.valid, training, self.processes)
+        train = train_loader(self.data.train, training, training.seed * 10 + number, self.processes)
         folder = self.out / CHECKPOINTS / str(number)
-        checkpoint = usable_checkpoint(folder, console.warn)
-        if checkpoint is None:
+        found = usable_checkpoint(folder, console.warn) if self.processes.first else None
+        name = self.processes.from_first(found and found.name)
+        if name is None:
             module.validate(valid)
         title = f"stage {number}/{len(self.stages)}: {stage.title}"
-        with console.progress(title, training.max_epochs, "epochs") as update, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning")  # its hints on loaders and its use of old torch names
-            trainer = lightning.Trainer(
-                max_epochs=training.max_epochs,
-                accelerator="cpu" if training.device == "cpu" else "gpu",
-                devices=1 if training.device in ("cpu", "cuda") else [int(training.device.split(":")[1])],
-                gradient_clip_val=training.gradient_clip,
-                callbacks=[
-                    SaveEveryEpoch(folder),
-                    StopOnSignal(self.interrupted, self.out),
-                    _Report(lambda: update(len(module.history) - 1, progress_note(module.history))),
-                ],
-                logger=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                inference_mode=False,
-                num_sanity_val_steps=0,
-                use_distributed_sampler=False,
-            )
-            trainer.fit(module, train, valid, ckpt_path=checkpoint, weights_only=True)
+        with (
+            console.progress(title, training.max_epochs, "epochs") as update,
+            stage_trainer(
+                training,
+                run=self.out,
+                checkpoints=folder,
+                device=self.device,
+                interrupted=self.interrupted,
+                report=lambda: update(len(module.history) - 1, progress_note(module.history)),
+                processes=self.processes,
+            ) as trainer,
+        ):
+            trainer.fit(module, train, valid, ckpt_path=name and folder / name, weights_only=True)
         model.load_state_dict(module.best_weights)
-        model.to(training.device)
+        model.to(self.device)
         self._finish_stage(model, number, stage, module, time.monotonic() - started)
 
     def _prepare(self, model: Potential, stage: Stage) -> tuple[dict[str, float], float]:
         """Scales of the loss and the learning rate of the long-range part; `known_*` of all structures are set."""
-        training = self.config.training
+        training, data, processes = self.config.training, self.data.train, self.processes
         if stage.baseline:
-            store_known(model, self.data.train, (stage.frozen | stage.trained) - {"short"})
-            fit_baseline(model, self.data.train)
+            store_known(model, data, (stage.frozen | stage.trained) - {"short"}, processes)
+            fit_baseline(model, data)
         # what everything present predicts now gives the scales; in the epochs only the frozen parts are known
-        store_known(model, self.data.train, stage.frozen | stage.evaluated)
-        scales = residual_scales(self.data.train)
+        store_known(model, data, stage.frozen | stage.evaluated, processes)
+        scales = residual_scales(data)
         if "long" in stage.trained:
-            scales |= charge_scales(model, self.data.train, supervised(self.config), stage.evaluated)
+            scales |= charge_scales(model, data, supervised(self.config), stage.evaluated, processes)
         lr_long = training.lr
         if training.lr_long != "auto":
             lr_long = training.lr_long
         elif "long" in stage.trained:
-            long_range = (o["forces"].cpu() for _, o in predict_structures(model, self.data.train, parts={"long"}))
-            lr_long = training.lr * relative_step(self.data.train, long_range)
-        for part in (self.data.train, self.data.valid):
-            store_known(model, part, stage.frozen)
+            own = data.select(processes.part(len(data)))
+            long_range = (output["forces"].cpu() for _, output in predict_structures(model, own, parts={"long"}))
+            lr_long = training.lr * relative_step(data, long_range, processes)
+        for part in (data, self.data.valid):
+            store_known(model, part, stage.frozen, processes)
         return scales, lr_long
 
     def _finish_stage(self, model: Potential, number: int, stage: Stage, module: StageModule, seconds: float) -> None:
@@ -299,8 +370,10 @@ class _Run:
         self.done.append(entry)
         model.info = self._info()
         entry_file, weights = self._stage_files(entry["stage"])
-        save(model, weights)
-        write_text(entry_file, json.dumps(entry))
+        if self.processes.first:
+            save(model, weights)
+            write_text(entry_file, json.dumps(entry))
+        self.processes.wait()  # the next stage reads them
 
     def _info(self) -> ModelInfo:
         return ModelInfo(
@@ -315,7 +388,10 @@ class _Run:
 
         model.eval().requires_grad_(False)
         model.info = self._info()
-        path = save(model, self.out / "model.pt")
+        stages = [{k: v for k, v in entry.items() if k != "history"} for entry in self.done]
+        if not self.processes.first:
+            return FitResult(model, self.out / MODEL, stages, None)
+        path = save(model, self.out / MODEL)
         table = [(entry["title"], entry["validation"], entry["charges"]) for entry in self.done]
         self.console.table("validation errors (mean absolute) after each stage", *stage_table(table))
         test = None
@@ -325,7 +401,6 @@ class _Run:
             self.console.line("test " + errors_text(test))
         history = [{"stage": entry["stage"], **record} for entry in self.done[1:] for record in entry["history"]]
         write_text(self.out / "metrics.csv", csv_text(history))
-        stages = [{k: v for k, v in entry.items() if k != "history"} for entry in self.done]
         write_text(self.out / "results.json", json.dumps({"stages": stages, "test": test}, indent=1))
         pictures = [
             plots.parity(shown, self.out / "parity.png"),
@@ -337,11 +412,3 @@ class _Run:
         for file in (path, *pictures):
             self.console.line(f"wrote {file}")
         return FitResult(model, path, stages, test)
-
-
-class _Report(lightning.Callback):
-    def __init__(self, report: Callable[[], None]) -> None:
-        self.report = report
-
-    def on_validation_end(self, *args: object) -> None:
-        self.report()
