@@ -14,6 +14,7 @@ SCRIPTS = (
     "equivariant.py",
     "charges.py",
     "kspace.py",
+    "scaling.py",
     "demo.py",
 )
 
