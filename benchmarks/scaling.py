@@ -56,7 +56,7 @@ BUILDERS = 32
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--rounds", type=int, default=40, help="Steps of each case.")
+    options.add_argument("--rounds", type=int, default=30, help="Steps of each case.")
     rounds = options.parse_args().rounds
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)

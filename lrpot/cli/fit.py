@@ -86,7 +86,7 @@ def fit(
     devices: Annotated[
         int | None,
         typer.Option(
-            "--devices", help="Processes on each machine that share every step, each with its GPU.", show_default="1"
+            "--devices", help="Processes of each machine that share every step; on cuda, GPUs.", show_default="1"
         ),
     ] = None,
     nodes: Annotated[

@@ -179,7 +179,11 @@ def check_sums_and_loss(rows: Path, processes: Processes) -> None:
         load_graphs(rows, GraphSettings(4.0, ("energy",)), cache=str(rows.parent / "cache"))
     assert processes.add(torch.tensor([building.call_count])).item() == 1  # the other has waited
     most = int(graphs_of(rows).edges.max())
-    for changed in ({}, {"training__max_edges": int(1.5 * most)}, {"training__batch_size": 2}):
+    for changed in (
+        {},
+        {"training__max_edges": int(1.5 * most)},
+        {"training__batch_size": 2, "training__total_charge_weight": 0.5},
+    ):
         compare_steps(settings(**changed), rows, processes)
 
 
