@@ -101,6 +101,16 @@ def fit(
     device: Annotated[
         str | None, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1, ...", show_default="cpu")
     ] = None,
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            "--devices", help="Processes of each machine that share every step; on cuda, GPUs.", show_default="1"
+        ),
+    ] = None,
+    nodes: Annotated[
+        int | None,
+        typer.Option("--nodes", help="Machines; more than one needs torchrun or srun.", show_default="1"),
+    ] = None,
     dtype: Annotated[
         DType | None, typer.Option("--dtype", help="Precision of the network in training.", show_default="float32")
     ] = None,
@@ -130,6 +140,8 @@ def fit(
         "data.test": test and str(test),
         "data.skip_bad_rows": skip_bad_rows or None,
         "training.device": device,
+        "training.devices": devices,
+        "training.nodes": nodes,
         "training.dtype": dtype and dtype.value,
         "training.seed": seed,
         "training.ensemble": ensemble,

@@ -54,6 +54,28 @@ class FitConfig(Section):
             raise ValueError("training.precision bf16 is beside dtype float32; with float64, choose precision full")
         return self
 
+    @model_validator(mode="after")
+    def _processes(self) -> FitConfig:
+        training = self.training
+        size = training.devices * training.nodes
+        batch_size = min(training.for_stage(number).batch_size for number in (1, 2, 3))
+        if size > batch_size:
+            raise ValueError(
+                f"{size} processes (training.devices x training.nodes) share the structures of a batch, but "
+                f"training.batch_size is {batch_size}; raise it to {size} or more"
+            )
+        if size > 1 and training.ensemble > 1:
+            raise ValueError(
+                f"training.ensemble = {training.ensemble} is fitted by one process; leave --devices and --nodes out, "
+                "or go on with each member by itself: lrpot fit --resume --out RUN/member-2 --devices 2"
+            )
+        if size > 1 and ":" in training.device:
+            raise ValueError(
+                f"training.device = {training.device} is one GPU, but training.devices x training.nodes is {size}; "
+                "write cuda"
+            )
+        return self
+
     @property
     def schedule(self) -> str:
         """The schedule, with "auto" decided."""

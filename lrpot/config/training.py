@@ -79,9 +79,14 @@ class TrainingConfig(Section):
         description="Where huber goes from squares to magnitudes; 1 is the size of what there is to learn.",
     )
     max_epochs: int = Field(100, ge=1, description="Epochs of each stage, at most.")
-    batch_size: int = Field(4, ge=1, description="Structures per batch, at most.")
+    batch_size: int = Field(
+        4, ge=1, description="Structures per batch, at most, of all processes together: their number changes no result."
+    )
     max_edges: int | None = Field(
-        None, ge=1, description="Edges per batch, at most; structures of similar size then share a batch."
+        None,
+        ge=1,
+        description="Edges per batch, at most, of all processes together; structures of similar size then share a "
+        "batch.",
     )
     max_atoms: int | None = Field(None, ge=1, description="Atoms per batch, at most; likewise.")
     accumulate: int = Field(
@@ -144,6 +149,10 @@ class TrainingConfig(Section):
         "are made for it; narrow ones only lose by it.",
     )
     device: str = Field("cpu", description="cpu, cuda, cuda:1, ...")
+    devices: int = Field(
+        1, ge=1, description="Processes on each machine that share every step; with cuda each takes a GPU of its own."
+    )
+    nodes: int = Field(1, ge=1, description="Machines; more than one is started by torchrun or SLURM.")
     seed: int = Field(0, ge=0, description="Seed of weights, split and order.")
     ensemble: int = Field(
         1,

@@ -18,6 +18,7 @@ from lrpot.model_file import ModelInfo, load, symbols
 from lrpot.potential import PARTS, Potential
 from lrpot.training.baseline import refit_offsets, store_known
 from lrpot.training.dataset import FitData
+from lrpot.training.parallel import ALONE, Processes
 
 # In the directory of the run: the model that it started from, which the user may move or replace meanwhile.
 START = "start.pt"
@@ -65,18 +66,20 @@ def check_new_elements(config: FitConfig, elements: Sequence[int], start: Potent
         )
 
 
-def take_over(start: Potential, config: FitConfig, data: FitData, say: Callable[[str], None]) -> Potential:
+def take_over(
+    start: Potential, config: FitConfig, data: FitData, say: Callable[[str], None], processes: Processes = ALONE
+) -> Potential:
     """The potential that a fit begins with: with the elements of the data, its offsets at the level of their energies.
 
     Args:
-        start: with `info`. say: told what was added and moved.
+        start: with `info`. say: told what was added and moved. processes: those of the fit.
     """
     model, new = with_elements(start, data.elements)
     for z, like in new.items():
         names = ", ".join(symbols(like))
         say(f"new element {chemical_symbols[z]} starts as {names if len(like) == 1 else f'the mean of {names}'}")
     model.set_precision(getattr(torch, config.training.dtype))
-    store_known(model, data.train, PARTS)
+    store_known(model, data.train, PARTS, processes)
     moved = refit_offsets(model, data.train)
     shifts = ", ".join(f"{chemical_symbols[z]} {shift:+.4g}" for z, shift in moved.items())
     say(f"starts from {config.training.finetune.model}; energies per atom moved by {shifts} eV")

@@ -8,7 +8,7 @@ from lrpot.config import TrainingConfig
 
 
 def penalty(errors: Tensor, config: TrainingConfig) -> Tensor:
-    """The mean cost of errors, ().
+    """The cost of each error.
 
     huber is x^2 up to the threshold t and t (2 |x| - t) beyond, with the slope unbroken: what is small costs the same
     as with mse.
@@ -18,9 +18,9 @@ def penalty(errors: Tensor, config: TrainingConfig) -> Tensor:
         config: `loss` and `huber_threshold`.
     """
     if config.loss == "mse":
-        return (errors**2).mean()
+        return errors**2
     size = errors.abs()
     if config.loss == "mae":
-        return size.mean()
+        return size
     inner = size.clamp(max=config.huber_threshold)
-    return (inner * (2.0 * size - inner)).mean()
+    return inner * (2.0 * size - inner)

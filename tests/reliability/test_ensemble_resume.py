@@ -20,11 +20,10 @@ from lrpot import LRCalculator, fit, load, plots
 from lrpot.config import make_config
 from lrpot.ensemble import Ensemble
 from lrpot.errors import ConfigError, Interrupted, TrainingError
-from lrpot.training import checkpoint
+from lrpot.training import checkpoint, run
 from tests.unit.training_data import ionic_rows, write_ionic_rows
 
 ensemble_module = importlib.import_module("lrpot.training.ensemble")
-fit_module = importlib.import_module("lrpot.training.fit")
 
 MEMBERS = 2
 SETTINGS = {
@@ -187,7 +186,7 @@ def test_members_may_be_finished_by_themselves(
         raise Interrupted(f"stopped by Ctrl-C; go on with: lrpot fit --resume --out {out / 'member-1'}")
 
     with monkeypatch.context() as patch:
-        patch.setattr(fit_module._Run, "_stage", stop)
+        patch.setattr(run.Run, "_stage", stop)
         with pytest.raises(Interrupted, match=rf"lrpot fit --resume --out {out}$"):  # not only the member
             fit(data, out=out, settings=SETTINGS, verbose=False)
     fit(out=out / "member-2", resume=True, verbose=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import resource
@@ -19,10 +18,8 @@ import torch
 
 from lrpot import fit, load
 from lrpot.errors import ConfigError, OutputError, TrainingError
-from lrpot.training import checkpoint, module
+from lrpot.training import checkpoint, module, run
 from tests.unit.training_data import metrics, write_ionic_rows
-
-fit_module = importlib.import_module("lrpot.training.fit")  # `lrpot.training` has no name of its own for it
 
 SETTINGS = {
     "model.backbone.features": 8,
@@ -238,15 +235,15 @@ def test_kill_between_the_end_of_a_stage_and_the_next(
 ) -> None:
     """The last checkpoint of a finished stage is not taken for one of the next."""
     out = tmp_path / "run"
-    prepare = fit_module._Run._prepare
+    prepare = run.Run._prepare
 
-    def stop_at_second(self: fit_module._Run, *args: object) -> object:
+    def stop_at_second(self: run.Run, *args: object) -> object:
         if len(self.done) == 2:
             raise TrainingError("stopped by the test")
         return prepare(self, *args)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(fit_module._Run, "_prepare", stop_at_second)
+        patch.setattr(run.Run, "_prepare", stop_at_second)
         with pytest.raises(TrainingError, match="stopped by the test"):
             fit(data, out=out, settings=SETTINGS, verbose=False)
     assert (out / "checkpoints/1/newest.ckpt").exists()
