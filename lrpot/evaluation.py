@@ -34,6 +34,8 @@ class Evaluation:
         reference, predicted: by quantity (`QUANTITIES`, "energy" per atom), one flat tensor each, for the
             structures that carry the label.
         n_structures, n_atoms: how many were evaluated.
+        places: by quantity, (n, 2) int32: the structure that each number belongs to, from 0, and its place in that
+            structure's label, flattened.
         numbers, charges: (N,) atomic numbers and charges in e; empty if the model has no charges.
         energy_long, energy_network: (G,), eV/atom, E_long and E_short without the offsets of the elements.
         acoustic_sums: (G', 3, 3), e, what the predicted Born charges add up to in each structure that has labels of
@@ -46,6 +48,7 @@ class Evaluation:
     predicted: dict[str, Tensor] = field(default_factory=dict)
     n_structures: int = 0
     n_atoms: int = 0
+    places: dict[str, Tensor] = field(default_factory=dict)
     numbers: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     charges: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
     energy_long: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
@@ -106,6 +109,7 @@ def evaluate_structures(
     spreads: dict[str, list[Tensor]] = {}
     result = Evaluation()
     charges, numbers, long, network, sums = [], [], [], [], []
+    places: dict[str, list[Tensor]] = {}
     for group, output in predict_structures(model, structures, stress="labelled", born_charges=True):
         start = 0
         if "charges" in output:
@@ -133,6 +137,9 @@ def evaluate_structures(
                 if name in found and name in structure:
                     reference = structure[name].reshape(-1).cpu() / (n_atoms if name == "energy" else 1)
                     known = reference.isfinite()  # a dipole has components that are not defined
+                    place = known.nonzero().to(torch.int32)
+                    owner = torch.full_like(place, result.n_structures)
+                    places.setdefault(name, []).append(torch.cat([owner, place], dim=1))
                     references, predictions = parts.setdefault(name, ([], []))
                     references.append(reference[known])
                     predictions.append(found[name].reshape(-1).cpu()[known])
@@ -153,6 +160,7 @@ def evaluate_structures(
     result.uncertainty = {name: torch.cat(values) for name, values in spreads.items()}
     if sums:
         result.acoustic_sums = torch.cat(sums)
+    result.places = {name: torch.cat(places[name]) for name in result.reference}
     if charges:
         result.numbers, result.charges = torch.cat(numbers), torch.cat(charges)
         result.energy_long, result.energy_network = torch.cat(long), torch.cat(network)

@@ -330,3 +330,4 @@ class Run:
         shutil.rmtree(self.out / CHECKPOINTS, ignore_errors=True)
         for file in (path, *pictures):
             self.console.line(f"wrote {file}")
+        self.console.line(f"a page with all of it, and the worst structures: lrpot report {self.out}")

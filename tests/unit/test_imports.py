@@ -28,7 +28,7 @@ ORDER = (
     ("model_file", "charge_scale", "calibration"),
     ("prediction", "plots"),
     ("training",),
-    ("interfaces", "md"),
+    ("interfaces", "md", "report"),
     ("cli",),
 )
 LEVEL = {group: level for level, line in enumerate(ORDER) for group in line}
