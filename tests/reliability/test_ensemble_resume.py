@@ -21,7 +21,7 @@ from lrpot.config import make_config
 from lrpot.ensemble import Ensemble
 from lrpot.errors import ConfigError, Interrupted, TrainingError
 from lrpot.training import checkpoint, run
-from tests.unit.training_data import ionic_rows, write_ionic_rows
+from tests.unit.training_data import ionic_rows, metrics, write_ionic_rows
 
 ensemble_module = importlib.import_module("lrpot.training.ensemble")
 
@@ -72,8 +72,7 @@ def assert_same(a: Path, b: Path) -> None:
     for name in left:
         assert torch.equal(left[name], right[name]), name
     for n in range(1, MEMBERS + 1):
-        story = f"member-{n}/metrics.csv"
-        assert (a / story).read_text() == (b / story).read_text()
+        assert metrics(a / f"member-{n}") == metrics(b / f"member-{n}")
     assert (a / "results.json").read_text() == (b / "results.json").read_text()
 
 
