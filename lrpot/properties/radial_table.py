@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-# Rows of the table per unit; Gaussians in -0.75 / d are 1/32 wide: 8 rows for each.
-ROWS_PER_UNIT = 255
+# Rows of the table per unit; Gaussians in -0.75 / d are 1/32 wide: 16 rows for each.
+ROWS_PER_UNIT = 510
 
 
 @dataclass(frozen=True)
