@@ -17,12 +17,15 @@ from lrpot.properties.basis import Gaussians, Residual
 from lrpot.properties.elements import ElementEmbedding
 from lrpot.properties.features import CrystalFeatures, mean_over_atoms
 from lrpot.properties.radial_table import RadialTable, interpolation
-from lrpot.properties.waves import Waves, envelope, waves
+from lrpot.properties.waves import WaveFilter, wave_filter
 from lrpot.structure import batch_index, edge_vectors
 
 # An edge is known by -0.75 A / distance; no edge is shorter than 0.1 A.
 POTENTIAL = -0.75
 NEAREST = POTENTIAL / 0.1
+
+# Filters in |k| that all features of a block are made of.
+RANK = 8
 
 
 class GatedMessages(nn.Module):
@@ -62,29 +65,26 @@ class ReciprocalFilter(nn.Module):
     The mean over the volume, every wave inside a sphere and a filter of |k| alone make it the same in any cell.
     """
 
-    def __init__(self, features: int, k_cutoff: float, basis: int = 32, rank: int = 8) -> None:
+    def __init__(self, features: int, k_cutoff: float, basis: int) -> None:
         """
         Args:
-            features: width. k_cutoff: 1/A. basis: Gaussians in |k|. rank: of the filters of all features together.
+            features: width. k_cutoff: 1/A. basis: functions of |k|.
         """
         super().__init__()
-        self.k_cutoff = float(k_cutoff)
-        self.basis = Gaussians(0.0, self.k_cutoff, basis)
-        self.filter = nn.Sequential(nn.Linear(basis, rank, bias=False), nn.Linear(rank, features, bias=False))
-        self.before = nn.Sequential(Residual(features), Residual(features))
-        self.after = nn.Sequential(nn.Linear(features, features), Residual(features), Residual(features))
+        self.filters = nn.Parameter(torch.randn(basis, RANK) * basis**-0.5)
+        self.mix = nn.Parameter(torch.randn(RANK, features) * RANK**-0.5)
+        self.before = Residual(features)
+        self.after = nn.Sequential(nn.Linear(features, features), Residual(features))
         self.last = nn.Linear(features, features, bias=False)
         # a block that starts as nothing; it must earn its part
         nn.init.zeros_(self.last.weight)
         # the number of waves in the half sphere grows with the volume: about one for the sum at the start
-        self.strength = 12.0 * math.pi**2 / self.k_cutoff**3
+        self.strength = 12.0 * math.pi**2 / k_cutoff**3
 
-    def forward(self, h: Tensor, found: Waves) -> Tensor:
+    def forward(self, h: Tensor, found: WaveFilter) -> Tensor:
         """(N, features) to be added."""
-        w = self.filter(self.basis(found.k)) * (found.weight * envelope(found.k, self.k_cutoff))[..., None]
-        w = w * (self.strength / found.volume)[:, None, None]
-        cosines, sines = found.sums(self.before(h))
-        return self.last(nn.functional.silu(self.after(found.back(w * cosines, w * sines))))
+        field = found(self.before(h), self.filters, self.strength * self.mix)
+        return self.last(nn.functional.silu(self.after(field)))
 
 
 class PublishedFilter(nn.Module):
@@ -121,17 +121,23 @@ class ReGNet(nn.Module):
         blocks: int = 3,
         k_cutoff: float = 4.0,
         reciprocal: bool = True,
+        waves: int = 128,
         basis: int = 256,
+        wave_basis: int = 32,
         variant: str = "invariant",
     ) -> None:
         """
         Args:
-            features: width. blocks: steps. k_cutoff: 1/A. basis: Gaussians in -0.75 / d on -4 ... 4.
+            features: width. blocks: steps. k_cutoff: 1/A.
             reciprocal: whether there are filters; without them it is the message passing alone.
+            waves: width of the stream that is filtered; `features` in the paper, which takes more of its time than
+                the messages.
+            basis: Gaussians in -0.75 / d on -4 ... 4. wave_basis: Gaussians in |k|.
             variant: "invariant", or what is printed: "literal" or "threewave" (see `PublishedFilter`).
         """
         super().__init__()
         self.features = features
+        self.waves = waves
         self.k_cutoff = float(k_cutoff)
         self.embedding = ElementEmbedding(features)
         self.basis = Gaussians(-4.0, 4.0, basis)
@@ -139,11 +145,12 @@ class ReGNet(nn.Module):
         self.messages = nn.ModuleList(GatedMessages(features) for _ in range(blocks))
         self.variant = variant
         self.filters = nn.ModuleList(
-            ReciprocalFilter(features, k_cutoff) if variant == "invariant" else PublishedFilter(features, variant)
+            ReciprocalFilter(waves, k_cutoff, wave_basis) if variant == "invariant" else PublishedFilter(waves, variant)
             for _ in range(blocks if reciprocal else 0)
         )
-        self.first = nn.Linear(features, features) if reciprocal else None
-        self.fuse = nn.ModuleList(nn.Linear(2 * features, features) for _ in self.filters)
+        self.wave_basis = Gaussians(0.0, self.k_cutoff, wave_basis)
+        self.first = nn.Linear(features, waves) if reciprocal else None
+        self.fuse = nn.ModuleList(nn.Linear(features + waves, features) for _ in self.filters)
         self.norms = nn.ModuleList(nn.LayerNorm(features) for _ in self.filters)
 
     def forward(self, batch: Data) -> CrystalFeatures:
@@ -154,7 +161,10 @@ class ReGNet(nn.Module):
             for pass_on in self.messages:
                 local = pass_on(local, batch.edge_index, table)
             return CrystalFeatures(mean_over_atoms(local, batch), local)
-        found = waves(batch, self.k_cutoff, local.dtype) if self.variant == "invariant" else batch
+        found: Data | WaveFilter = batch
+        if self.variant == "invariant":
+            work = {"rank": RANK, "features": self.waves * len(self.filters)}
+            found = wave_filter(batch, self.k_cutoff, self.wave_basis, local.dtype, **work)
         whole = torch.sigmoid(self.first(local))
         for pass_on, filtered, fuse, norm in zip(self.messages, self.filters, self.fuse, self.norms, strict=True):
             local = pass_on(local, batch.edge_index, table)
