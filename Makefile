@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-fast lint bench clean
+.PHONY: demo test test-fast lint bench browser clean
 
 $(BIN)/lrpot: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +21,13 @@ demo: $(BIN)/lrpot
 
 # Two processes of one thread each: small tensors gain nothing from more threads.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
+
+# For CI: what the browser test of `lrpot report` needs, if it can be installed here. Users' `make test` goes without.
+browser:
+	@if command -v chromium >/dev/null && command -v chromedriver >/dev/null; then :; \
+	elif [ "$$(id -u)" -eq 0 ] && command -v apt-get >/dev/null && timeout 120 apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive timeout 600 apt-get install --yes --no-install-recommends -qq chromium chromium-driver; then :; \
+	else echo "no chromium here, and it cannot be installed: the browser test is skipped"; fi
 
 test: $(VENV)/.dev lint
 	$(PYTEST)

@@ -1,4 +1,4 @@
-"""The tables of the README from the JSON of the benchmarks; a test compares the two.
+"""The tables of the README and of docs/scaling.md from the JSON of the benchmarks; a test compares the two.
 
 python benchmarks/readme_tables.py            prints them
 python benchmarks/readme_tables.py --write    puts each in the place of the one with the same columns
@@ -16,15 +16,16 @@ from timing import RESULTS
 
 
 def main() -> None:
-    readme = Path(__file__).resolve().parents[1] / "README.md"
-    lines = readme.read_text(encoding="utf-8").splitlines()
-    for text in tables():
-        print(text, end="\n\n")
-        new = text.splitlines()
-        if "--write" in sys.argv:
-            start = lines.index(new[0])
-            lines[start : start + len(new)] = new
-    readme.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    root = Path(__file__).resolve().parents[1]
+    for page, found in (("README.md", tables()), ("docs/scaling.md", scaling_tables())):
+        lines = (root / page).read_text(encoding="utf-8").splitlines()
+        for text in found:
+            print(text, end="\n\n")
+            new = text.splitlines()
+            if "--write" in sys.argv:
+                start = lines.index(new[0])
+                lines[start : start + len(new)] = new
+        (root / page).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def tables() -> list[str]:
@@ -43,6 +44,11 @@ def tables() -> list[str]:
         reciprocal(read("kspace")),
         builder(read("nacl_builder")),
     ]
+
+
+def scaling_tables() -> list[str]:
+    """In the order of docs/scaling.md."""
+    return [shared_steps(read("scaling")), estimates(read("scaling"))]
 
 
 def read(name: str) -> dict[str, Any]:
@@ -231,6 +237,43 @@ def charge_models(result: dict[str, Any]) -> str:
     first = result["records"][0]
     names = [*(f"{kind} (ms)" for kind in first["milliseconds"]), *(f"{kind} / embedding" for kind in first["ratios"])]
     return table(("E + F by charge model, atoms", "precision", *names), rows)
+
+
+def shared_steps(result: dict[str, Any]) -> str:
+    ms = result["milliseconds"]
+    rows = [(name, f"{value:.0f} ms") for name, value in ms.items() if "process" in name]
+    rows += [
+        ("two processes of one thread are quicker than one by", f"{result['speed-up']:.2f}x"),
+        (f"gradients of {result['parameters']:,} parameters", f"{result['bytes of gradients'] / 1e6:.2f} MB"),
+        ("their sum over two processes", f"{ms['sum of gradients']:.2f} ms"),
+        ("sum of 8 numbers over two processes, five in a step", f"{ms['sum of 8 numbers']:.2f} ms"),
+        ("reading a graph from the cache", f"{result['reading (ms)']:.3f} ms"),
+        ("putting it into a batch", f"{result['collating (ms)']:.3f} ms"),
+        ("load of the machine before", f"{result['load']:.1f}"),
+    ]
+    return table(("one step of 8 structures", "value"), rows)
+
+
+def estimates(result: dict[str, Any]) -> str:
+    numbers = (
+        "hours per epoch",
+        "reading (MB/s)",
+        "disk (GB)",
+        "building (h)",
+        "known per process (GB)",
+        "memory per process (GB)",
+    )
+    rows = [
+        (
+            f"10^{len(str(record['structures'])) - 1}",
+            str(record["processes"]),
+            f"{100.0 * record['sums / step']:.0f} %",
+            *(f"{float(f'{record[name]:.2g}'):,g}" for name in numbers),
+        )
+        for record in result["estimates"]
+    ]
+    columns = ("structures", "processes", "sums", "one epoch (h)", "reading, all (MB/s)", "graphs (GB)")
+    return table((*columns, "building them (h)", "known, each (GB)", "index, each (GB)"), rows)
 
 
 def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

@@ -15,6 +15,7 @@ SCRIPTS = (
     "charges.py",
     "kspace.py",
     "kills.py",
+    "scaling.py",
     "demo.py",
 )
 

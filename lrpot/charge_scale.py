@@ -81,7 +81,7 @@ def errors_along_scale(
         structures: with edges up to the model's cutoff.
         evaluation: of this model on them.
     """
-    if model.long is None:
+    if all(member.long is None for member in model.members):
         return {}
     long: dict[str, list[Tensor]] = {"energy": [], "forces": []}
     fractions = []

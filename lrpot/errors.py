@@ -52,3 +52,7 @@ class TrainingError(LrpotError):
 
 class Interrupted(LrpotError):
     """Stopped by Ctrl-C after the step in hand was finished and saved."""
+
+
+class ProcessLost(LrpotError):
+    """One of the processes that fit a model together has ended before its time."""

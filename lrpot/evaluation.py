@@ -3,6 +3,7 @@ charges; its charges there."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,21 +34,27 @@ class Evaluation:
         reference, predicted: by quantity (`QUANTITIES`, "energy" per atom), one flat tensor each, for the
             structures that carry the label.
         n_structures, n_atoms: how many were evaluated.
+        places: by quantity, (n, 2) int32: the structure that each number belongs to, from 0, and its place in that
+            structure's label, flattened.
         numbers, charges: (N,) atomic numbers and charges in e; empty if the model has no charges.
         energy_long, energy_network: (G,), eV/atom, E_long and E_short without the offsets of the elements.
         acoustic_sums: (G', 3, 3), e, what the predicted Born charges add up to in each structure that has labels of
             them, less its total charge.
+        uncertainty: by quantity, beside `predicted`, of an ensemble: of "energy" per atom, and of a component of
+            "forces", the uncertainty of the force over the root of three.
     """
 
     reference: dict[str, Tensor] = field(default_factory=dict)
     predicted: dict[str, Tensor] = field(default_factory=dict)
     n_structures: int = 0
     n_atoms: int = 0
+    places: dict[str, Tensor] = field(default_factory=dict)
     numbers: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     charges: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
     energy_long: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
     energy_network: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
     acoustic_sums: Tensor = field(default_factory=lambda: torch.empty(0, 3, 3, dtype=torch.float64))
+    uncertainty: dict[str, Tensor] = field(default_factory=dict)
 
     def charges_by_element(self) -> dict[str, dict[str, float]]:
         """{symbol: {mean, spread, min, max}}, e; the spread is the standard deviation."""
@@ -99,13 +106,16 @@ def evaluate_structures(
     Born charges are compared where a structure has them and the model's charges determine them.
     """
     parts: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
+    spreads: dict[str, list[Tensor]] = {}
     result = Evaluation()
     charges, numbers, long, network, sums = [], [], [], [], []
+    places: dict[str, list[Tensor]] = {}
     for group, output in predict_structures(model, structures, stress="labelled", born_charges=True):
         start = 0
         if "charges" in output:
             sizes = torch.tensor([s.num_nodes for s in group], dtype=torch.float64)
-            offsets = torch.stack([model.short.offset[s.numbers].sum() for s in group]).cpu()
+            offset = torch.stack([member.short.offset for member in model.members]).mean(dim=0)
+            offsets = torch.stack([offset[s.numbers].sum() for s in group]).cpu()
             numbers += [s.numbers for s in group]
             charges.append(output["charges"][:, 0].double().cpu())
             long.append(output["energy_long"].cpu() / sizes)
@@ -119,13 +129,22 @@ def evaluate_structures(
             found |= {"energy": output["energy"][n] / n_atoms, "forces": output["forces"][atoms]}
             if "stress" in output:
                 found["stress"] = output["stress"][n]
+            spread: dict[str, Tensor] = {}
+            if "energy_uncertainty" in output:
+                spread["energy"] = output["energy_uncertainty"][n]
+                spread["forces"] = output["forces_uncertainty"][atoms, None].expand(-1, 3) / math.sqrt(3.0)
             for name in QUANTITIES:
                 if name in found and name in structure:
                     reference = structure[name].reshape(-1).cpu() / (n_atoms if name == "energy" else 1)
                     known = reference.isfinite()  # a dipole has components that are not defined
+                    place = known.nonzero().to(torch.int32)
+                    owner = torch.full_like(place, result.n_structures)
+                    places.setdefault(name, []).append(torch.cat([owner, place], dim=1))
                     references, predictions = parts.setdefault(name, ([], []))
                     references.append(reference[known])
                     predictions.append(found[name].reshape(-1).cpu()[known])
+                    if name in spread:
+                        spreads.setdefault(name, []).append(spread[name].reshape(-1).cpu()[known])
             if "born_charges" in own:
                 unit = torch.eye(3, dtype=torch.float64)
                 sums.append(acoustic_sum(structure, own["born_charges"]) - structure.total_charge.cpu() * unit)
@@ -138,8 +157,10 @@ def evaluate_structures(
         references, predictions = parts.get(name, ([], []))
         if sum(map(len, references)):
             result.reference[name], result.predicted[name] = torch.cat(references), torch.cat(predictions)
+    result.uncertainty = {name: torch.cat(values) for name, values in spreads.items()}
     if sums:
         result.acoustic_sums = torch.cat(sums)
+    result.places = {name: torch.cat(places[name]) for name in result.reference}
     if charges:
         result.numbers, result.charges = torch.cat(numbers), torch.cat(charges)
         result.energy_long, result.energy_network = torch.cat(long), torch.cat(network)
@@ -163,7 +184,7 @@ def predict_structures(
         the structures of a group and the output of `Potential.forward` for them.
     """
     device = next(model.parameters()).device
-    charges = None if model.long is None else model.long.charges
+    charges = [member.long.charges for member in model.members if member.long is not None]
     trainable = [p for p in model.parameters() if p.requires_grad]
     for p in trainable:
         p.requires_grad_(False)  # derivatives by positions only: less work, and the kernel may be cached
@@ -171,9 +192,9 @@ def predict_structures(
 
         def kind(structure: Structure) -> tuple[bool, bool]:
             labelled = "stress" in structure if stress == "labelled" else bool(stress)
-            if charges is None or not born_charges or "born_charges" not in structure:
+            if not charges or not born_charges or "born_charges" not in structure:
                 return labelled, False
-            return labelled, has_born_charges(type(charges), charges.neutrality, structure.pbc)
+            return labelled, all(has_born_charges(type(own), own.neutrality, structure.pbc) for own in charges)
 
         for group in _groups(structures, kind):
             wanted, born = kind(group[0])

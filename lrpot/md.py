@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms, units
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from ase.io.trajectory import Trajectory
 from ase.md.langevin import Langevin
@@ -20,6 +21,9 @@ from lrpot.analysis import energy_drift
 from lrpot.errors import ConfigError, LrpotError, StructureError
 
 ENSEMBLES = ("nve", "nvt")
+
+# What a run does at a step that is too uncertain.
+ON_UNCERTAIN = ("stop", "flag")
 
 
 class SimulationError(LrpotError):
@@ -33,6 +37,8 @@ class MDRun:
     Attributes:
         time_fs: fs. potential, kinetic: eV, whole system. temperature: K.
         n_atoms: of the system. seconds_per_step: of wall time.
+        force_uncertainty: eV/A, of the most uncertain force; empty without an ensemble.
+        uncertain_steps: the steps, recorded or not, at which it was above the limit.
     """
 
     n_atoms: int
@@ -41,6 +47,8 @@ class MDRun:
     kinetic: list[float] = field(default_factory=list)
     temperature: list[float] = field(default_factory=list)
     seconds_per_step: float = 0.0
+    force_uncertainty: list[float] = field(default_factory=list)
+    uncertain_steps: list[int] = field(default_factory=list)
 
     @property
     def drift(self) -> float:
@@ -59,6 +67,9 @@ def run_md(
     interval: int = 10,
     seed: int = 0,
     trajectory: str | Path | None = None,
+    max_uncertainty: float | None = None,
+    on_uncertain: str = "stop",
+    uncertain: str | Path | None = None,
     progress: Callable[[int, str], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> MDRun:
@@ -74,14 +85,20 @@ def run_md(
         seed: of velocities and bath.
         trajectory: file for the frames: .traj, or .xyz/.extxyz; None for none. An older file stays until the first
             frame is known.
-        progress: called with the steps done and a line on energy and temperature.
+        max_uncertainty: eV/A; the largest uncertainty of a force that is let pass, looked for at every step. Needs the
+            calculator of an ensemble.
+        on_uncertain: "stop" at a step above it, or "flag": count it and go on.
+        uncertain: file for the frames of such steps, .xyz/.extxyz, with `force_uncertainty` of each atom; None for
+            none.
+        progress: called with the steps done and a line on energy, temperature and uncertainty.
         stop: asked after every step; the run ends there once it says so.
     Raises:
-        ConfigError: an unknown ensemble or a number out of range.
-        SimulationError: forces or velocities that are not finite, atoms that collide, or a temperature of 100 times
-            the target (looked for at every step); the frames before it are kept.
+        ConfigError: an unknown ensemble, a number out of range, or a limit for uncertainties that are not told.
+        SimulationError: an uncertainty above its limit, forces or velocities that are not finite, atoms that collide,
+            or a temperature of 100 times the target (looked for at every step); the frames before it are kept.
     """
     _check(ensemble, temperature, steps, timestep, friction, interval)
+    watch = None if max_uncertainty is None else _Watch(max_uncertainty, on_uncertain, uncertain)
     rng = np.random.default_rng(seed)
     if not atoms.has("momenta") or not np.any(atoms.get_momenta()):
         _draw_momenta(atoms, temperature, rng)
@@ -108,8 +125,11 @@ def run_md(
         )
 
     def check() -> None:
+        step = dynamics.get_number_of_steps()
         if fault := _fault(atoms, hottest):
-            raise failure(dynamics.get_number_of_steps(), fault)
+            raise failure(step, fault)
+        if watch is not None and watch.exceeded(atoms, step):
+            run.uncertain_steps.append(step)
 
     def record() -> None:
         step = dynamics.get_number_of_steps()
@@ -120,12 +140,21 @@ def run_md(
         run.kinetic.append(float(kinetic))
         run.temperature.append(float(now))
         frames.write(atoms)
+        note = f"{(potential + kinetic) / len(atoms):.6f} eV/atom, {now:.0f} K"
+        if (uncertainties := _uncertainties(atoms)) is not None:
+            run.force_uncertainty.append(float(uncertainties.max()))
+            note += f", uncertainty {run.force_uncertainty[-1]:.3g} eV/A"
         if progress is not None:
-            progress(step, f"{(potential + kinetic) / len(atoms):.6f} eV/atom, {now:.0f} K")
+            progress(step, note)
 
     dynamics.attach(check, interval=1)
     dynamics.attach(record, interval=interval)
     atoms.get_forces()  # whatever is wrong with the start is told as such
+    if watch is not None and _uncertainties(atoms) is None:
+        raise ConfigError(
+            "max_uncertainty needs the calculator of an ensemble; this one does not say how uncertain it is. Fit one "
+            "with lrpot fit --ensemble 4, or join models with lrpot ensemble"
+        )
     try:
         for _ in dynamics.irun(steps):
             if stop is not None and stop():
@@ -159,6 +188,50 @@ def _fault(atoms: Atoms, hottest: float) -> str | None:
         atom = int(np.linalg.norm(velocities, axis=1).argmax())
         return f"the temperature is {now:.3g} K, and atom {atom} ({atoms.symbols[atom]}) is the fastest"
     return None
+
+
+def _uncertainties(atoms: Atoms) -> np.ndarray | None:
+    """(N,), eV/A, of the forces that were computed last; None without an ensemble."""
+    return getattr(atoms.calc, "results", {}).get("forces_uncertainty")
+
+
+class _Watch:
+    """Looks whether a step is too uncertain, and keeps its frame."""
+
+    def __init__(self, limit: float, action: str, path: str | Path | None) -> None:
+        if not 0 < limit < np.inf:
+            raise ConfigError(f"max_uncertainty = {limit:g} eV/A: must be finite and positive")
+        if action not in ON_UNCERTAIN:
+            raise ConfigError(f"on_uncertain = {action!r} is not known; choose one of {', '.join(ON_UNCERTAIN)}")
+        self.limit = limit
+        self.action = action
+        self.frames = _Frames(path)
+
+    def exceeded(self, atoms: Atoms, step: int) -> bool:
+        """Whether a force is more uncertain than the limit.
+
+        Raises:
+            SimulationError: it is, and the run is to stop there.
+        """
+        uncertainties = _uncertainties(atoms)
+        assert uncertainties is not None
+        atom = int(uncertainties.argmax())
+        if uncertainties[atom] <= self.limit:
+            return False
+        frame = atoms.copy()
+        frame.calc = SinglePointCalculator(frame, energy=atoms.get_potential_energy(), forces=atoms.get_forces())
+        frame.arrays["force_uncertainty"] = uncertainties.copy()
+        frame.info["step"] = step
+        self.frames.write(frame)
+        if self.action == "stop":
+            kept = f"; the frames before step {step} are kept" if step else ""
+            kept += "" if self.frames.path is None else f"; that frame is in {self.frames.path}"
+            raise SimulationError(
+                f"step {step}: the uncertainty of the force on atom {atom} ({atoms.symbols[atom]}) is "
+                f"{uncertainties[atom]:.3g} eV/A, more than {self.limit:g}; add such structures to the training set, "
+                f"or raise the limit{kept}"
+            )
+        return True
 
 
 class _Frames:

@@ -3,6 +3,9 @@
 model.pt = zip archive, members stored without compression
     model.json            format, version, config, units, elements, stages, data
     weights.safetensors   every parameter and buffer
+
+An ensemble has format 2: model.json holds the above of each model in `models`, and the calibration; the weights of
+model n are named n.NAME.
 """
 
 from __future__ import annotations
@@ -24,11 +27,12 @@ from pydantic import TypeAdapter, ValidationError
 from lrpot._version import __version__
 from lrpot.build import build_potential
 from lrpot.config import ModelConfig, RegisteredConfig, locate
+from lrpot.ensemble import Calibration, Ensemble
 from lrpot.errors import ConfigError, LrpotError, ModelFileError
 from lrpot.files import atomic_path
 from lrpot.potential import Potential
 
-FORMAT = 1
+FORMAT, ENSEMBLE_FORMAT = 1, 2
 UNITS = {"length": "A", "energy": "eV", "forces": "eV/A", "stress": "eV/A^3", "charge": "e", "wave vector": "1/A"}
 _MEMBERS = {"model.json": 16 * 2**20, "weights.safetensors": 2**33}  # name: largest size, bytes
 
@@ -42,6 +46,8 @@ class ModelInfo:
         elements: symbols that it was fitted to.
         stages: one entry per stage of the fit: name, epochs, validation errors, charges.
         data: the training set: file, rows, hash.
+        record: what it was made with: versions of packages, state of the repository, device, threads, seed, and the
+            model that it was fine-tuned from; empty for a model that no fit made.
         units: of everything that goes in and comes out.
         version: of lrpot that made it.
         created: date and time, UTC.
@@ -51,6 +57,7 @@ class ModelInfo:
     elements: list[str]
     stages: list[dict[str, Any]] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
     units: dict[str, str] = field(default_factory=lambda: dict(UNITS))
     version: str = __version__
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -60,15 +67,20 @@ def save(model: Potential, path: str | Path) -> Path:
     """Write a model; an older file at that path stays whole until the new one is.
 
     Args:
-        model: with `info` set.
+        model: with `info` set; of an ensemble, that of each member.
         path: usually ends in .pt.
     Raises:
         OutputError: it cannot be written.
     """
-    if not isinstance(model.info, ModelInfo):
-        raise ModelFileError(f"{path}: the model has no info; set model.info to a ModelInfo before saving it")
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    header = json.dumps({"format": FORMAT, **asdict(model.info)}, indent=1)
+    if isinstance(model, Ensemble):
+        calibration = None if model.calibration is None else asdict(model.calibration)
+        models = [_about(member, path) for member in model.members]
+        about = {"format": ENSEMBLE_FORMAT, "version": __version__, "models": models, "calibration": calibration}
+        weights = {f"{n}.{name}": value for n, m in enumerate(model.members) for name, value in _weights(m).items()}
+    else:
+        about = {"format": FORMAT, **_about(model, path)}
+        weights = _weights(model)
+    header = json.dumps(about, indent=1)
     path = Path(path)
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         members = {"model.json": header.encode(), "weights.safetensors": safetensors.torch.save(weights)}
@@ -86,15 +98,35 @@ def load(path: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = N
         device: where its weights go.
         dtype: precision of the network; None keeps that of the file.
     Returns:
-        the model, in evaluation mode, with `model.info`.
+        the model, in evaluation mode, with `model.info`; an `Ensemble` if the file holds one.
     Raises:
         ModelFileError: no such file, not a model of lrpot, damaged, or of a newer format.
         ConfigError: a device that is not there.
     """
     path = Path(path)
     place = check_device(device)
-    header, weights = _read(path)
-    info, config, elements = _check_header(path, header)
+    content, weights = _read(path)
+    header = _check_format(path, content)
+    build = _build_ensemble if header["format"] == ENSEMBLE_FORMAT else _build
+    model = build(path, header, weights)
+    if dtype is not None:
+        model.set_precision(dtype)
+    return model.to(place).eval()
+
+
+def _about(model: Potential, path: str | Path) -> dict[str, Any]:
+    if not isinstance(model.info, ModelInfo):
+        raise ModelFileError(f"{path}: the model has no info; set model.info to a ModelInfo before saving it")
+    return asdict(model.info)
+
+
+def _weights(model: Potential) -> dict[str, torch.Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+
+
+def _build(path: Path, header: dict[str, Any], weights: dict[str, torch.Tensor]) -> Potential:
+    """One model, of one object of model.json and its weights."""
+    info, config, elements = _check_info(path, header)
     try:
         # each of these steps has weights of its own; more steps than weights would only take time and memory to build
         if max(getattr(config.backbone, "interactions", 0), config.kernel.layers) > len(weights):
@@ -115,9 +147,28 @@ def load(path: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = N
             f"{path}: its weights and its settings do not fit each other ({reason}); get it anew from where it was made"
         ) from error
     model.info = info
-    if dtype is not None:
-        model.set_precision(dtype)
-    return model.to(place).eval()
+    return model
+
+
+def _build_ensemble(path: Path, header: dict[str, Any], weights: dict[str, torch.Tensor]) -> Ensemble:
+    damaged = "get it anew from where it was made"
+    try:
+        calibration = TypeAdapter(Calibration | None).validate_python(header.get("calibration"))
+    except (ValidationError, OverflowError) as error:
+        raise ModelFileError(f"{path}: is damaged (calibration in model.json: {_brief(error)}); {damaged}") from error
+    models = header.get("models")
+    if not isinstance(models, list) or not all(isinstance(model, dict) for model in models):
+        raise ModelFileError(f"{path}: is damaged (models in model.json is no list of objects); {damaged}")
+    own: dict[str, dict[str, torch.Tensor]] = {str(n): {} for n in range(len(models))}
+    for name, value in weights.items():
+        number, _, rest = name.partition(".")
+        if number not in own:
+            raise ModelFileError(f"{path}: is damaged (weight {name[:40]!r} is of no model in it); {damaged}")
+        own[number][rest] = value
+    try:
+        return Ensemble([_build(path, *both) for both in zip(models, own.values(), strict=True)], calibration)
+    except ConfigError as error:
+        raise ModelFileError(f"{path}: {error}") from error
 
 
 def check_device(device: str | torch.device) -> torch.device:
@@ -178,18 +229,24 @@ def _read(path: Path) -> tuple[object, dict[str, torch.Tensor]]:
     return header, weights
 
 
-def _check_header(path: Path, header: object) -> tuple[ModelInfo, ModelConfig, list[int]]:
-    """What model.json says, as the types that the rest of lrpot counts on."""
+def _check_format(path: Path, header: object) -> dict[str, Any]:
+    """What model.json holds, if it is of a format that this version reads."""
     damaged = "get it anew from where it was made"
     if not isinstance(header, dict):
         raise ModelFileError(f"{path}: is damaged (model.json is not an object); {damaged}")
     if not isinstance(header.get("format"), int):
         raise ModelFileError(f"{path}: is damaged (model.json does not say its format); {damaged}")
-    if header["format"] != FORMAT:
+    if header["format"] not in (FORMAT, ENSEMBLE_FORMAT):
         raise ModelFileError(
-            f"{path}: has model format {header['format']}, this lrpot reads {FORMAT}; "
+            f"{path}: has model format {header['format']}, this lrpot reads {FORMAT} and {ENSEMBLE_FORMAT}; "
             f"use lrpot {str(header.get('version', 'of a newer version'))[:40]}"
         )
+    return header
+
+
+def _check_info(path: Path, header: dict[str, Any]) -> tuple[ModelInfo, ModelConfig, list[int]]:
+    """What model.json says of a model, as the types that the rest of lrpot counts on."""
+    damaged = "get it anew from where it was made"
     try:
         info = TypeAdapter(ModelInfo).validate_python(header)
         config = ModelConfig.model_validate(info.config.get("model"))

@@ -1,4 +1,5 @@
-"""Pictures of a fit and of a run: parity, learning curves, the learned kernel, energy conservation, fitted charges."""
+"""Pictures of a fit and of a run: parity, learning curves, the learned kernel, energy conservation, fitted charges,
+calibration."""
 
 from __future__ import annotations
 
@@ -18,8 +19,10 @@ import torch
 from ase.data import chemical_symbols
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from lrpot.analysis import energy_drift
+from lrpot.calibration import LEVELS, dof, expected_sizes, fractions_within
 from lrpot.charge_scale import SCALES, ErrorAlongScale
 from lrpot.charges.prefit import LONGER, Prefit
 from lrpot.evaluation import QUANTITIES, UNITS, Evaluation
@@ -209,6 +212,51 @@ def charge_scale(errors: Mapping[str, ErrorAlongScale], path: str | Path) -> Pat
             quantity = "energy per atom, offsets refitted" if name == "energy" else name
             axis.set(xlabel="all charges times", ylabel=f"RMSE ({UNITS[name]})", title=f"{quantity}; network frozen")
         return _save(figure, path)
+
+
+def calibration(evaluation: Evaluation, members: int, path: str | Path) -> Path:
+    """How far the uncertainties of an ensemble of so many members can be relied on, one column per quantity.
+
+    Above, the size of the errors of structures, or atoms, of like uncertainty. Below, how many errors are within what
+    should hold a share of them. On the diagonal all is well; below it above, and above it below, errors are smaller
+    than they are said to be.
+
+    Args:
+        evaluation: of labelled structures, where the members differ.
+        members: how many they are.
+    """
+    names = [name for name, sigma in evaluation.uncertainty.items() if bool(sigma.any())]
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(2, len(names), figsize=(4.6 * len(names), 8.0), squeeze=False)
+        for name, (top, bottom) in zip(names, axes.T, strict=True):
+            errors = (evaluation.predicted[name] - evaluation.reference[name]).numpy()
+            sigma = evaluation.uncertainty[name].numpy()
+            said, found = _binned_sizes(sigma, errors)
+            visible = (sigma > 0) & (errors != 0)
+            shown = _thinned(sigma[visible], np.abs(errors[visible]))
+            alpha = float(np.clip(300 / max(len(shown[0]), 1), 0.2, 0.8))  # a few dots must be seen, many see through
+            top.loglog(*shown, ".", ms=5, alpha=alpha, mew=0, color="0.5", rasterized=True, label="|error|")
+            top.loglog(said, found, "o-", ms=4, color=_COLOURS[0], label="root mean square of like uncertainty")
+            top.axline((said[-1], said[-1]), (2 * said[-1], 2 * said[-1]), color="0.3", lw=0.8, label="ideal")
+            quantity = "energy per atom" if name == "energy" else f"{name}, components"
+            top.set(xlabel=f"uncertainty ({UNITS[name]})", ylabel=f"error ({UNITS[name]})", title=quantity)
+            top.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            top.xaxis.set_major_formatter("{x:.0e}")
+            top.xaxis.set_minor_formatter("")
+            top.legend(fontsize=8, loc="lower right")
+            nu = dof(name, members)
+            bottom.plot([0, 1], [0, 1], color="0.3", lw=0.8)
+            observed = fractions_within(errors, sigma, expected_sizes(LEVELS, nu))
+            bottom.plot(LEVELS, observed, "o-", ms=4, color=_COLOURS[0])
+            bottom.set(xlabel="expected share of errors", ylabel="share found within that uncertainty", aspect="equal")
+        return _save(figure, path)
+
+
+def _binned_sizes(sigma: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Root mean squares of both, in up to ten bins of like sigma with about as many numbers each, ten or more."""
+    parts = np.array_split(np.argsort(sigma, kind="stable"), min(max(len(sigma) // 10, 1), 10))
+    rms = [[np.sqrt(np.mean(values[part] ** 2)) for part in parts] for values in (sigma, errors)]
+    return np.array(rms[0]), np.array(rms[1])
 
 
 def _both_signs(axis: Axes, x: torch.Tensor, y: torch.Tensor, name: str) -> None:

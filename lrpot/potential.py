@@ -36,7 +36,12 @@ class Readout(nn.Module):
 
 
 class ShortRange(nn.Module):
-    """Energy of each atom: an offset of its element, and from its surroundings scale * readout(backbone)."""
+    """Energy of each atom: an offset of its element, and from its surroundings scale * readout(backbone).
+
+    Attributes:
+        mixed_precision: whether the backbone multiplies matrices in bfloat16; its weights and what comes out of it keep
+            their precision, and the readout, from which energies come, knows nothing of it.
+    """
 
     offset: Tensor
     scale: Tensor
@@ -50,12 +55,17 @@ class ShortRange(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.readout = Readout(backbone.features)  # type: ignore[arg-type]
+        self.mixed_precision = False
         self.register_buffer("offset", torch.zeros(n_numbers, dtype=torch.float64))
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
 
     def features(self, batch: Data, vectors: Tensor) -> Tensor:
         """(N, F), the backbone's scalar features."""
-        return self.backbone(batch, vectors.to(self.readout.last.weight.dtype)).scalar
+        dtype = self.readout.last.weight.dtype
+        if not self.mixed_precision:
+            return self.backbone(batch, vectors.to(dtype)).scalar
+        with torch.autocast(vectors.device.type, torch.bfloat16):
+            return self.backbone(batch, vectors.to(dtype)).scalar.to(dtype)
 
     def forward(self, features: Tensor) -> Tensor:
         """(N,) float64, eV, without the offsets, from the features (N, F)."""
@@ -138,6 +148,11 @@ class Potential(nn.Module):
     @property
     def cutoff(self) -> float:
         return float(self.short.backbone.cutoff)  # type: ignore[arg-type]
+
+    @property
+    def members(self) -> list[Potential]:
+        """The potentials whose mean this is: itself, or those of an `lrpot.ensemble.Ensemble`."""
+        return [self]
 
     def set_precision(self, dtype: torch.dtype, long_range: torch.dtype = torch.float64) -> Potential:
         """Compute the network in `dtype` and structure factors in `long_range`; energies are summed in float64."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ase.io
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
+from torch import Tensor
 
 from lrpot.data.readers import Row, read_rows, to_structures
 from lrpot.evaluation import predict_structures
@@ -34,6 +36,8 @@ class Prediction:
         forces: (N, 3), eV/A.
         stress: (6,), eV/A^3, Voigt order and sign of ASE; None if the crystal is not periodic in three directions.
         charges: (N,), e, the first channel; None if the model has no charges.
+        energy_uncertainty: eV/atom; None if the model is no ensemble.
+        forces_uncertainty: (N,), eV/A, how far each force is likely to be off; None likewise.
     """
 
     row: Row
@@ -43,6 +47,8 @@ class Prediction:
     forces: np.ndarray
     stress: np.ndarray | None
     charges: np.ndarray | None
+    energy_uncertainty: float | None = None
+    forces_uncertainty: np.ndarray | None = None
 
 
 def predict(
@@ -120,6 +126,7 @@ def predict_crystals(
                         forces=output["forces"][atoms].cpu().numpy(),
                         stress=stress,
                         charges=output["charges"][atoms][:, 0].cpu().numpy() if "charges" in output else None,
+                        **_uncertainty(output, n, atoms),
                     )
                 )
             if progress is not None:
@@ -133,14 +140,17 @@ def check_supported(model: Potential, structure: Structure) -> None:
     Raises:
         StructureError: it is periodic in one direction only, or its cell has no or too many wave vectors.
     """
-    if model.long is not None:
-        model.long.reciprocal.check(structure.cell[0], structure.pbc[0])
+    for member in model.members:
+        if member.long is not None:
+            member.long.reciprocal.check(structure.cell[0], structure.pbc[0])
 
 
 def summary(predictions: Sequence[Prediction]) -> tuple[list[str], list[list[str]]]:
     """Column names and one line of text per crystal."""
     header = ["file", "row", "formula", "energy (eV)", "eV/atom", "long range (eV)", "max |F| (eV/A)", "P (GPa)"]
     header.append("charges (e)")
+    if any(p.energy_uncertainty is not None for p in predictions):
+        header += ["energy_uncertainty (eV/atom)", "max_force_uncertainty (eV/A)"]
     lines = []
     for p in predictions:
         numbers = p.row.atoms.numbers
@@ -153,12 +163,17 @@ def summary(predictions: Sequence[Prediction]) -> tuple[list[str], list[list[str
         largest = np.linalg.norm(p.forces, axis=1).max()
         line = [str(p.row.file), str(p.row.number), p.row.atoms.get_chemical_formula(), f"{p.energy:.6f}"]
         line += [f"{p.energy / len(numbers):.6f}", f"{p.energy_long:.6f}", f"{largest:.6f}", pressure, charges]
+        if p.energy_uncertainty is not None and p.forces_uncertainty is not None:
+            line += [f"{p.energy_uncertainty:.3e}", f"{p.forces_uncertainty.max():.3e}"]
         lines.append(line)
     return header, lines
 
 
 def write_predictions(predictions: Sequence[Prediction], path: str | Path) -> Path:
-    """Write them as .csv (the table of `summary`) or .extxyz (crystals with energy, forces, stress, charges)."""
+    """Write them as .csv (the table of `summary`) or .extxyz (crystals with energy, forces, stress, charges).
+
+    Of an ensemble, crystals also have `energy_uncertainty`, eV/atom, and of each atom `force_uncertainty`, eV/A.
+    """
     path = Path(path)
     if path.suffix == ".csv":
         text = io.StringIO()
@@ -176,10 +191,23 @@ def write_predictions(predictions: Sequence[Prediction], path: str | Path) -> Pa
             results["charges"] = p.charges
         atoms.calc = SinglePointCalculator(atoms, **results)
         atoms.info |= {"energy_short": p.energy_short, "energy_long": p.energy_long}
+        if p.energy_uncertainty is not None:
+            atoms.info["energy_uncertainty"] = p.energy_uncertainty
+            atoms.arrays["force_uncertainty"] = p.forces_uncertainty
         labelled.append(atoms)
     with atomic_path(path) as temporary:
         ase.io.write(temporary, labelled, format="extxyz")
     return path
+
+
+def _uncertainty(output: Mapping[str, Tensor], structure: int, atoms: slice) -> dict[str, Any]:
+    """Of one structure of a batch: the arguments of `Prediction`; none if the model is no ensemble."""
+    if "energy_uncertainty" not in output:
+        return {}
+    return {
+        "energy_uncertainty": float(output["energy_uncertainty"][structure]),
+        "forces_uncertainty": output["forces_uncertainty"][atoms].cpu().numpy(),
+    }
 
 
 def _runs(flags: Sequence[bool]) -> list[list[int]]:

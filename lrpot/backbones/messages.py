@@ -115,7 +115,10 @@ class FusedMessages:
             table: (intervals + 5, 3F), see `lrpot.backbones.radial`. phi: (N, 3F). scalar: (N, F).
             vector: (N, 3, F) or None.
         """
-        return _Messages.apply(self, table, self.vectors, phi, scalar, vector)
+        # the loops are compiled for the precision of the edges, also where layers before them work in a lower one
+        phi, scalar = phi.to(self.vectors.dtype), scalar.to(self.vectors.dtype)
+        vector = None if vector is None else vector.to(self.vectors.dtype)
+        return _Messages.apply(self, table.to(self.vectors.dtype), self.vectors, phi, scalar, vector)
 
     def plainly(self, table: Tensor, phi: Tensor, scalar: Tensor, vector: Tensor | None) -> tuple[Tensor, Tensor]:
         """The same in tensor operations."""

@@ -29,16 +29,19 @@ def evaluate(
     dtype: Precision = DType.float64,
 ) -> None:
     """MAE, RMSE and largest error of energy per atom (eV/atom), forces (eV/A), stress (eV/A^3), and of charges (e),
-    dipoles (e A) and Born charges (e) where they are labelled; the charges, and how well the data determine them.
+    dipoles (e A) and Born charges (e) where they are labelled; the charges, and how well the data determine them. Of an
+    ensemble also how well its uncertainties match its errors.
     """
     import json
 
     import torch
 
     from lrpot import plots
+    from lrpot.calibration import doubts, quality, quality_record, quality_table
     from lrpot.charge_scale import errors_along_scale
     from lrpot.console import Console
     from lrpot.data.readers import read_rows, to_structures
+    from lrpot.ensemble import Ensemble
     from lrpot.errors import DataError
     from lrpot.evaluation import QUANTITIES, evaluate_structures
     from lrpot.files import check_writable, write_text
@@ -65,6 +68,7 @@ def evaluate(
     with console.progress("evaluating", len(structures), "structures") as update:
         evaluation = evaluate_structures(potential, structures, progress=update)
     along_scale = errors_along_scale(potential, structures, evaluation)
+    uncertainty = quality(evaluation, len(potential.members))
     errors = evaluation.errors()
     lines = [
         [f"{quantity} ({values['unit']})", *(f"{values[kind]:.3e}" for kind in ("mae", "rmse", "max"))]
@@ -86,6 +90,11 @@ def evaluate(
             f"long range: {long_range['energy_long']:.3g} eV/atom beside {long_range['energy_network']:.3g} eV/atom of "
             f"the network (mean magnitudes), a share of {long_range['share']:.0%}"
         )
+    if uncertainty:
+        console.table("uncertainties beside errors", *quality_table(uncertainty))
+    if isinstance(potential, Ensemble):
+        for doubt in doubts(potential):
+            console.warn(doubt)
     _tell_sums(console, evaluation)
     _tell_scale(console, along_scale)
     report = {
@@ -95,12 +104,15 @@ def evaluate(
         "charges": charges,
         "long_range": long_range,
         "acoustic_sum": evaluation.acoustic_sum(),
+        "uncertainty": quality_record(uncertainty),
         "charge_scale": {name: along.record() for name, along in along_scale.items()},
     }
     write_text(results, json.dumps(report, indent=1))
     written = [results, plots.parity(evaluation, picture)]
     if along_scale:
         written.append(plots.charge_scale(along_scale, folder / f"charge-scale-{name}.png"))
+    if uncertainty:
+        written.append(plots.calibration(evaluation, len(potential.members), folder / f"calibration-{name}.png"))
     for file in written:
         console.line(f"wrote {file}")
 

@@ -39,11 +39,23 @@ def fit(
         ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Directory of the run.")] = Path("runs/fit"),
+    from_model: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Model file to fine-tune: its weights and settings of the model are taken over.",
+            show_default="none",
+        ),
+    ] = None,
+    new_elements: Annotated[
+        bool, typer.Option("--new-elements", help="With --from: add elements that the model does not know.")
+    ] = False,
     config: Annotated[
         Path | None, typer.Option("--config", help="YAML file with settings.", show_default="none")
     ] = None,
     stages: Annotated[
-        int | None, typer.Option("--stages", help="1: all at once; 3: one after the other.", show_default="3")
+        int | None,
+        typer.Option("--stages", help="1: all at once; 3: one after the other.", show_default="3; 1 with --from"),
     ] = None,
     schedule: Annotated[
         Schedule | None, typer.Option("--schedule", help="What each stage sees.", show_default="auto")
@@ -75,6 +87,12 @@ def fit(
             show_default="none",
         ),
     ] = None,
+    ensemble: Annotated[
+        int | None,
+        typer.Option(
+            "--ensemble", help="Models to fit; two or more give uncertainties, four are usual.", show_default="1"
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove what is in --out first.")] = False,
     skip_bad_rows: Annotated[
@@ -83,6 +101,16 @@ def fit(
     device: Annotated[
         str | None, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1, ...", show_default="cpu")
     ] = None,
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            "--devices", help="Processes of each machine that share every step; on cuda, GPUs.", show_default="1"
+        ),
+    ] = None,
+    nodes: Annotated[
+        int | None,
+        typer.Option("--nodes", help="Machines; more than one needs torchrun or srun.", show_default="1"),
+    ] = None,
     dtype: Annotated[
         DType | None, typer.Option("--dtype", help="Precision of the network in training.", show_default="float32")
     ] = None,
@@ -90,16 +118,20 @@ def fit(
         int | None, typer.Option("--seed", help="Seed of weights, split and order.", show_default="0")
     ] = None,
 ) -> None:
-    """Fit a potential in three stages: real space, reciprocal space, both.
+    """Fit a potential in three stages: real space, reciprocal space, both. With --from: fine-tune a model.
 
     The defaults shown hold where neither --config nor --set says otherwise; `training.max_epochs` counts per stage.
-    The run leaves model.pt, config.yaml, metrics.csv, results.json, parity.png, learning_curves.png and kernel.png.
+    The run leaves model.pt, config.yaml, record.json, metrics.csv, results.json and pictures.
+    With --ensemble it has such a run of each model in member-1, member-2, ..., and model.pt holds them all; each may be
+    fitted by itself too, on another machine: lrpot fit --resume --out RUN/member-2.
+    All settings and what they mean: lrpot config show.
     """
     from lrpot.config import parse_settings
     from lrpot.training.fit import fit as run
 
     settings: dict[str, Any] = {
         "training.stages": stages,
+        "training.finetune.new_elements": new_elements or None,
         "training.schedule": schedule and schedule.value,
         "model.backbone.name": backbone,
         "model.charges.kind": charges and charges.value,
@@ -108,9 +140,12 @@ def fit(
         "data.test": test and str(test),
         "data.skip_bad_rows": skip_bad_rows or None,
         "training.device": device,
+        "training.devices": devices,
+        "training.nodes": nodes,
         "training.dtype": dtype and dtype.value,
         "training.seed": seed,
+        "training.ensemble": ensemble,
     }
     settings = {name: value for name, value in settings.items() if value is not None}
     settings |= parse_settings(set_ or [])
-    run(data, out=out, config=config, settings=settings, resume=resume, overwrite=overwrite)
+    run(data, out=out, from_model=from_model, config=config, settings=settings, resume=resume, overwrite=overwrite)

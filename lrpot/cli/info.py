@@ -3,20 +3,42 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from lrpot.console import Console
+    from lrpot.ensemble import Calibration
+    from lrpot.potential import Potential
+
 
 def info(model: Annotated[Path, typer.Argument(help="Model file.")]) -> None:
-    """Elements, units, settings, stages and errors of a model."""
+    """Elements, units, settings, stages and errors of a model, or of each model of an ensemble."""
     from lrpot.console import Console
-    from lrpot.model_file import ModelInfo, load
+    from lrpot.ensemble import Ensemble
+    from lrpot.model_file import load
 
     console = Console()
     potential = load(model)
-    about = potential.info
-    assert isinstance(about, ModelInfo)
+    if isinstance(potential, Ensemble):
+        console.line(f"{'ensemble:':15s} {len(potential.members)} models; {_calibration(potential.calibration)}")
+    for number, member in enumerate(potential.members, 1):
+        if len(potential.members) > 1:
+            console.line()
+            console.line(f"{'model:':15s} {number} of {len(potential.members)}")
+        _tell(console, member)
+
+
+def _calibration(calibration: Calibration | None) -> str:
+    if calibration is None:
+        return "uncertainties are the plain spread, not calibrated"
+    factors = ", ".join(f"{name} x {factor:.3f}" for name, factor in calibration.factors.items())
+    return f"spread calibrated on {calibration.n_structures} structures: {factors}"
+
+
+def _tell(console: Console, potential: Potential) -> None:
+    about: Any = potential.info
     parameters = sum(p.numel() for p in potential.parameters())
     settings = about.config["model"]
     lines = [
@@ -30,12 +52,20 @@ def info(model: Annotated[Path, typer.Argument(help="Model file.")]) -> None:
         ("precision", str(potential.short.readout.last.weight.dtype).removeprefix("torch.")),
         ("training data", _text(about.data)),
     ]
+    lines += [(name, _text(value)) for name, value in _origin(about.record)]
     if potential.long is not None:
         lines.insert(6, ("k_cutoff", f"{potential.long.reciprocal.k_cutoff:.3f} 1/A"))
     for name, value in lines:
         console.line(f"{name + ':':15s} {value}")
     for number, stage in enumerate(about.stages):
         console.line(f"stage {stage.get('stage', number)}: {'; '.join(_stage(stage))}")
+
+
+def _origin(record: dict[str, Any]) -> list[tuple[str, object]]:
+    """What a fit wrote down of how it was made; models of other origin have nothing."""
+    found = [("versions", record.get("versions")), ("git", record.get("git")), ("started from", record.get("from"))]
+    found.append(("computed on", record.get("device")))
+    return [(name, value) for name, value in found if value]
 
 
 def _stage(stage: dict[str, Any]) -> list[str]:
@@ -53,4 +83,4 @@ def _text(value: object) -> str:
     if isinstance(value, dict):
         inner = {name: _text(v) for name, v in value.items()}
         return ", ".join(f"{name} ({text})" if "," in text else f"{name} {text}" for name, text in inner.items())
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return ", ".join(map(_text, value)) if isinstance(value, list) else str(value)

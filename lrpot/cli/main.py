@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import typer
 
 from lrpot import __version__
-from lrpot.cli import charges, convert, data, evaluate, fit, info, md, plot, predict
+from lrpot.cli import charges, config, convert, data, ensemble, evaluate, fit, info, md, plot, predict, report
 from lrpot.errors import Interrupted, LrpotError
 
 app = typer.Typer(
@@ -26,10 +26,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data.app, name="data")
+app.add_typer(config.app, name="config")
 app.command("charges")(charges.charges)
 app.command("fit")(fit.fit)
+app.command("ensemble")(ensemble.ensemble)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("report")(report.report)
 app.command("md")(md.md)
 app.command("info")(info.info)
 app.add_typer(convert.app, name="convert")

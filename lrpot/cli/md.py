@@ -16,6 +16,11 @@ class Ensemble(StrEnum):
     nvt = "nvt"
 
 
+class OnUncertain(StrEnum):
+    stop = "stop"
+    flag = "flag"
+
+
 def md(
     model: Annotated[Path, typer.Argument(help="Model file.")],
     structure: Annotated[Path, typer.Argument(help="Starting crystal (the last row of the file).")],
@@ -31,17 +36,33 @@ def md(
     skin: Annotated[
         float, typer.Option("--skin", help="Keep neighbours this far beyond the cutoff, A; faster, same results.")
     ] = 0.0,
+    max_uncertainty: Annotated[
+        float | None,
+        typer.Option(
+            "--max-uncertainty",
+            help="Largest uncertainty of a force that is let pass, eV/A; needs an ensemble.",
+            show_default="none",
+        ),
+    ] = None,
+    on_uncertain: Annotated[
+        OnUncertain, typer.Option("--on-uncertain", help="stop at a step above that, or flag: count it and go on.")
+    ] = OnUncertain.stop,
     out: Annotated[Path, typer.Option("--out", help="Trajectory: .traj, .extxyz or .xyz.")] = Path("md.traj"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing trajectory.")] = False,
     device: Device = "cpu",
     dtype: Precision = DType.float64,
     seed: Seed = 0,
 ) -> None:
-    """Run MD; writes the trajectory and a picture of energy conservation beside it."""
+    """Run MD; writes the trajectory and a picture of energy conservation beside it.
+
+    Frames of steps above --max-uncertainty go to a file of their own, OUT.uncertain.extxyz.
+    """
     import torch
 
     from lrpot import plots
+    from lrpot.calibration import doubts
     from lrpot.console import Console
+    from lrpot.ensemble import Ensemble as Potentials
     from lrpot.errors import ConfigError, Interrupted, OutputError
     from lrpot.files import check_writable
     from lrpot.interfaces.ase import LRCalculator
@@ -52,16 +73,26 @@ def md(
 
     if out.suffix not in (".traj", ".extxyz", ".xyz"):
         raise ConfigError(f"--out {out}: unknown ending {out.suffix!r}; use .traj, .extxyz or .xyz")
-    if out.exists() and not overwrite:
-        raise OutputError(f"{out}: exists already; add --overwrite to replace it, or choose another --out")
+    uncertain = out.with_suffix(".uncertain.extxyz")
+    for file in (out, *([] if max_uncertainty is None else [uncertain])):
+        if file.exists() and not overwrite:
+            raise OutputError(f"{file}: exists already; add --overwrite to replace it, or choose another --out")
     if min(supercell) < 1:
         raise ConfigError(f"--supercell {supercell}: numbers must be 1 or more")
     potential = load(model, device=device, dtype=getattr(torch, dtype.value))
     (row,), _ = read_crystals(potential, structure, last=True)  # names file and row of what the model cannot treat
+    console = Console()
+    if max_uncertainty is not None:
+        if not isinstance(potential, Potentials):
+            raise ConfigError(
+                f"--max-uncertainty needs an ensemble, and {model} is a single model; fit one with lrpot fit "
+                "--ensemble 4, or join models with lrpot ensemble"
+            )
+        for doubt in doubts(potential):
+            console.warn(doubt)
     check_writable(out)
     atoms = row.atoms.repeat(supercell)
     atoms.calc = LRCalculator(potential, device=device, dtype=dtype.value, skin=skin)
-    console = Console()
     with (
         console.progress(f"{ensemble.value}, {len(atoms)} atoms", steps, "steps") as update,
         finish_step_on_ctrl_c(console.warn) as interrupted,
@@ -76,6 +107,9 @@ def md(
             interval=interval,
             seed=seed,
             trajectory=out,
+            max_uncertainty=max_uncertainty,
+            on_uncertain=on_uncertain.value,
+            uncertain=uncertain,
             progress=update,
             stop=interrupted,
         )
@@ -86,9 +120,18 @@ def md(
     line = f"{steps} steps of {timestep:g} fs, {len(atoms)} atoms, {speed}, mean {mean:.0f} K"
     if ensemble is Ensemble.nve:
         line += f", energy drift {run.drift:.1e} eV/atom/ps"
+    if run.force_uncertainty:
+        line += f", force uncertainty up to {max(run.force_uncertainty):.3g} eV/A in the frames"
     console.line(line)
     picture = plots.energy_conservation(
         run.time_fs, run.potential, run.kinetic, run.n_atoms, out.with_suffix(".energy.png")
     )
-    console.line(f"wrote {out}")
-    console.line(f"wrote {picture}")
+    if run.uncertain_steps:
+        console.warn(
+            f"{len(run.uncertain_steps)} of {steps + 1} steps have a force that is more uncertain than "
+            f"{max_uncertainty:g} eV/A, the first of them step {run.uncertain_steps[0]}; they are in {uncertain}"
+        )
+    elif max_uncertainty is not None:
+        uncertain.unlink(missing_ok=True)  # of a run that --overwrite has replaced
+    for file in (out, picture):
+        console.line(f"wrote {file}")

@@ -24,10 +24,14 @@ def predict(
     device: Device = "cpu",
     dtype: Precision = DType.float64,
 ) -> None:
-    """Energy (eV), largest force (eV/A), pressure (GPa) and charges (e) of every crystal."""
+    """Energy (eV), largest force (eV/A), pressure (GPa) and charges (e) of every crystal; of an ensemble also how
+    uncertain the energy (eV/atom) and the most uncertain force (eV/A) are.
+    """
     import torch
 
+    from lrpot.calibration import doubts
     from lrpot.console import Console
+    from lrpot.ensemble import Ensemble
     from lrpot.errors import ConfigError, OutputError
     from lrpot.files import check_writable
     from lrpot.model_file import load
@@ -44,8 +48,11 @@ def predict(
     rows, structures = read_crystals(potential, files)
     with console.progress("predicting", len(rows), "crystals") as update:
         predictions = predict_crystals(potential, rows, structures, progress=update)
+    if isinstance(potential, Ensemble):
+        for doubt in doubts(potential):
+            console.warn(doubt)
     header, lines = summary(predictions)
-    console.table(str(model), header, lines)
+    console.table(str(model), [name.replace("_", " ") for name in header], lines)
     if out is not None:
         write_predictions(predictions, out)
         console.line(f"wrote {out}")

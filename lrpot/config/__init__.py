@@ -8,11 +8,14 @@ from lrpot.config.backbone import (
     PaiNNConfig,
     RegisteredConfig,
 )
+from lrpot.config.checking import Problem, check_config
 from lrpot.config.data import DataConfig
+from lrpot.config.finetune import FinetuneConfig
 from lrpot.config.fit import FitConfig
+from lrpot.config.listing import changes, commented_yaml, one_line, settings_of, without_effect
 from lrpot.config.model import PAIR_CUTOFF_RANGE, ChargesConfig, KernelConfig, ModelConfig
 from lrpot.config.reading import field_names, locate, make_config, parse_settings
-from lrpot.config.training import CHARGE_WEIGHTS, TrainingConfig
+from lrpot.config.training import CHARGE_WEIGHTS, StageConfig, TrainingConfig
 
 __all__ = [
     "CHARGE_WEIGHTS",
@@ -23,14 +26,23 @@ __all__ = [
     "DataConfig",
     "DimeNetPlusPlusConfig",
     "EquivariantConfig",
+    "FinetuneConfig",
     "FitConfig",
     "KernelConfig",
     "ModelConfig",
     "PaiNNConfig",
+    "Problem",
     "RegisteredConfig",
+    "StageConfig",
     "TrainingConfig",
+    "changes",
+    "check_config",
+    "commented_yaml",
     "field_names",
     "locate",
     "make_config",
+    "one_line",
     "parse_settings",
+    "settings_of",
+    "without_effect",
 ]

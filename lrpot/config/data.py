@@ -33,6 +33,11 @@ class DataConfig(Section):
         "rows by part, {train: [...], valid: [...], test: [...]}, such as split.json of another run. Rows count from 0 "
         "and through all files.",
     )
+    split_seed: int | None = Field(
+        None,
+        ge=0,
+        description="Seed of the rows that are drawn; none: training.seed. Fits that share it share the split.",
+    )
     folds: int | None = Field(
         None, ge=2, description="Cross-validation: what is not held back for testing is cut into so many parts."
     )

@@ -23,15 +23,57 @@ class FitConfig(Section):
         form, schedule = self.model.kernel.form, self.training.schedule
         if schedule == "physics-first" and form == "none":
             raise ValueError("schedule physics-first needs a long-range part, but kernel.form is none; choose coulomb")
+        if schedule == "published" and self.training.finetune.model is not None:
+            raise ValueError(
+                "schedule published fits a network before there are charges, but a fit that starts from a model has "
+                "both; choose auto"
+            )
         return self
 
     @model_validator(mode="after")
     def _labels_have_charges(self) -> FitConfig:
-        weights = [
-            name for name in (*CHARGE_WEIGHTS.values(), "total_charge_weight") if getattr(self.training, name) > 0
-        ]
+        weights = [name for name in (*CHARGE_WEIGHTS.values(), "total_charge_weight") if self.training.weight(name) > 0]
         if weights and self.model.kernel.form == "none":
             raise ValueError(f"training.{weights[0]} needs charges, but kernel.form is none; choose coulomb")
+        return self
+
+    @model_validator(mode="after")
+    def _stages_exist(self) -> FitConfig:
+        absent = max(self.training.per_stage, default=1)
+        if absent > 1 and self.training.stages == 1:
+            raise ValueError(f"training.per_stage names stage {absent}, but training.stages is 1; name stage 1")
+        if absent > 1 and self.model.kernel.form == "none":
+            raise ValueError(
+                f"training.per_stage names stage {absent}, but with kernel.form none there is one stage; name stage 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _precision(self) -> FitConfig:
+        if self.training.precision == "bf16" and self.training.dtype == "float64":
+            raise ValueError("training.precision bf16 is beside dtype float32; with float64, choose precision full")
+        return self
+
+    @model_validator(mode="after")
+    def _processes(self) -> FitConfig:
+        training = self.training
+        size = training.devices * training.nodes
+        batch_size = min(training.for_stage(number).batch_size for number in (1, 2, 3))
+        if size > batch_size:
+            raise ValueError(
+                f"{size} processes (training.devices x training.nodes) share the structures of a batch, but "
+                f"training.batch_size is {batch_size}; raise it to {size} or more"
+            )
+        if size > 1 and training.ensemble > 1:
+            raise ValueError(
+                f"training.ensemble = {training.ensemble} is fitted by one process; leave --devices and --nodes out, "
+                "or go on with each member by itself: lrpot fit --resume --out RUN/member-2 --devices 2"
+            )
+        if size > 1 and ":" in training.device:
+            raise ValueError(
+                f"training.device = {training.device} is one GPU, but training.devices x training.nodes is {size}; "
+                "write cuda"
+            )
         return self
 
     @property
@@ -39,7 +81,8 @@ class FitConfig(Section):
         """The schedule, with "auto" decided."""
         if self.training.schedule != "auto":
             return self.training.schedule
-        return "physical-start" if self.model.kernel.form == "coulomb" else "published"
+        present = self.model.kernel.form == "coulomb" or self.training.finetune.model is not None
+        return "physical-start" if present else "published"
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -5,26 +5,33 @@ from __future__ import annotations
 import contextlib
 import difflib
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from lrpot.config.backbone import REGISTERED, REGISTERED_BACKBONES, RegisteredConfig
 from lrpot.config.fit import FitConfig
+from lrpot.config.model import ModelConfig
 from lrpot.errors import ConfigError
 
 
 def make_config(
-    source: str | Path | Mapping[str, Any] | FitConfig | None = None, settings: Mapping[str, Any] | None = None
+    source: str | Path | Mapping[str, Any] | FitConfig | None = None,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    model: ModelConfig | None = None,
 ) -> FitConfig:
     """A checked configuration.
 
     Args:
         source: a YAML file, nested settings, or a configuration; None for the defaults.
         settings: settings by dotted name, e.g. {"training.lr": 1e-3}; they win over `source`.
+        model: what holds in the section `model` where nothing else is given, in place of the defaults. A section that
+            gives nothing but all defaults, as every `FitConfig` does in which it was not changed, gives nothing else.
     Raises:
         ConfigError: a file that is not YAML, a name that does not exist (the nearest right one is named), or a value
             that is not possible.
@@ -32,17 +39,21 @@ def make_config(
     where = "config"
     if isinstance(source, (str, Path)):
         where = str(source)
-        values = _read_yaml(Path(source))
+        values = _nested_copy(read_yaml(Path(source)))
     elif isinstance(source, FitConfig):
         values = source.model_dump(mode="json")
     else:
         values = _nested_copy(source or {})
+    if model is not None and values.get("model") == ModelConfig().model_dump(mode="json"):
+        del values["model"]
     for name, value in (settings or {}).items():
         _set(values, name, value)
+    if model is not None:
+        values["model"] = _over(model.model_dump(mode="json"), values.get("model", {}))
     try:
         return FitConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {_explain(error)}") from error
+        raise ConfigError(f"{where}: {explain(error.errors()[0])}") from error
 
 
 def parse_settings(words: Iterable[str]) -> dict[str, Any]:
@@ -73,6 +84,11 @@ def field_names(section: type[BaseModel] = FitConfig, prefix: str = "") -> list[
     names: dict[str, None] = {}  # a set that keeps the order
     for name, field in section.model_fields.items():
         sections = _sections(field.annotation)
+        if sections and get_origin(field.annotation) is dict:
+            names[prefix + name] = None
+            for key in get_args(get_args(field.annotation)[0]):  # the numbers that sections have
+                names |= dict.fromkeys(field_names(sections[0], f"{prefix}{name}.{key}."))
+            continue
         for kind in sections:
             names |= dict.fromkeys(field_names(kind, f"{prefix}{name}."))
             for own in REGISTERED_BACKBONES.values() if kind is RegisteredConfig else ():
@@ -89,7 +105,12 @@ def _sections(kind: Any) -> list[type[BaseModel]]:
     return [section for part in get_args(kind) for section in _sections(part)]
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The content of a settings file, not yet checked.
+
+    Raises:
+        ConfigError: no such file, no text, no YAML, or no sections.
+    """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -108,10 +129,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
     known = field_names()
     if dotted not in known and not any(dotted.startswith(f"{name}.") for name in ("model.charges.init",)):
-        near = difflib.get_close_matches(dotted, known, n=1, cutoff=0.5)
-        last = dotted.rsplit(".", 1)[-1]
-        same = [name for name in known if name.rsplit(".", 1)[-1] == last]
-        hint = (same or near or ["one of those in the config.yaml of a run"])[0]
+        hint = nearest_name(dotted, known) or "one of those that `lrpot config show` prints"
         raise ConfigError(f"setting {dotted} does not exist; did you mean {hint}?")
     *path, last = dotted.split(".")
     section = values
@@ -119,15 +137,40 @@ def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
         section = section.setdefault(name, {})
         if not isinstance(section, dict):
             raise ConfigError(f"setting {dotted}: {name} is not a section")
-    section[last] = value
+    section[last] = _nested_copy(value) if isinstance(value, Mapping) else value
+
+
+def nearest_name(dotted: str, known: Sequence[str]) -> str | None:
+    """The setting that a wrong name stands for: one with the same last word, or one that is spelt alike."""
+    last = dotted.rsplit(".", 1)[-1]
+    same = [name for name in known if name.rsplit(".", 1)[-1] == last]
+    same = difflib.get_close_matches(dotted, same, n=1, cutoff=0.0)
+    near = difflib.get_close_matches(dotted, known, n=1, cutoff=0.5)
+    return next(iter(same or near), None)
+
+
+def _over(below: dict[str, Any], above: Any) -> Any:
+    """Nested settings, those above in the place of those below; a table of charges is one value, and settings of
+    another network replace all."""
+    if not isinstance(above, dict) or above.get("name", below.get("name")) != below.get("name"):
+        return above
+    merged = dict(below)
+    for name, value in above.items():
+        inner = merged.get(name)
+        merged[name] = _over(inner, value) if isinstance(inner, dict) and name != "init" else value
+    return merged
 
 
 def _nested_copy(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _nested_copy(v) if isinstance(v, Mapping) else v for name, v in values.items()}
+    # numbers of sections as text, so that a name with dots finds them
+    return {
+        str(name) if type(name) is int else name: _nested_copy(v) if isinstance(v, Mapping) else v
+        for name, v in values.items()
+    }
 
 
-def _explain(error: ValidationError) -> str:
-    problem = error.errors()[0]
+def explain(problem: ErrorDetails) -> str:
+    """One of the errors that pydantic found, in a line that says what to do."""
     section, place = locate(problem["loc"])
     name = ".".join(place)
     if problem["type"] == "union_tag_invalid":
@@ -138,6 +181,7 @@ def _explain(error: ValidationError) -> str:
         return f"{name} = {reprlib.repr(problem['input'])}: expected a section, such as {{name: painn, cutoff: 5.0}}"
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(place[-1], section.model_fields, n=1, cutoff=0.4)
+        near = near or [other for other in field_names() if other.rsplit(".", 1)[-1] == place[-1] and other != name]
         hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(section.model_fields)}"
         return f"setting {name} does not exist; {hint}"
     message = problem["msg"].removeprefix("Value error, ")

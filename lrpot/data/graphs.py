@@ -5,7 +5,8 @@ from __future__ import annotations
 import bisect
 import itertools
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, overload
@@ -94,7 +95,8 @@ class Graphs(Sequence[Structure]):
         self._first_rows = np.cumsum([0, *(file.n_rows for file in self.files)])
         self.position = np.arange(self._starts[-1]) if position is None else np.asarray(position, dtype=np.int64)
         self.formulas = sorted({formula for file in self.files for formula in file.formulas})
-        self._attached: Records | None = None
+        self._attached: list[Records] = []
+        self._attached_starts = [0]
         # of every field, in a batch
         self._dtypes = {"row": "<i8"}
         for file in self.files:
@@ -136,19 +138,33 @@ class Graphs(Sequence[Structure]):
         """Some of these structures, by their places here; without what is attached."""
         return Graphs(self.files, self.position[np.asarray(chosen, dtype=np.int64)])
 
-    def attach(self, values: Iterable[Mapping[str, Tensor]]) -> None:
+    def attach(
+        self,
+        values: Iterable[Mapping[str, Tensor]],
+        *,
+        part: range | None = None,
+        gather: Callable[[IO[bytes]], Sequence[IO[bytes]]] = lambda own: [own],
+    ) -> None:
         """Give each structure further fields, which replace those attached before.
 
         Args:
-            values: one for each structure, in order; they go to a file without a name that ends with this object.
+            values: one for each structure of the part, in order; they go to a file without a name that ends with this
+                object.
+            part: places of the structures that these are for; None for all.
+            gather: the files of all parts, in order, from that of this one.
         """
-        with tempfile.TemporaryFile() as file:
-            writer = RecordWriter(file)
-            for n_atoms, fields in zip(self.atoms.tolist(), values, strict=True):
+        part = range(len(self)) if part is None else part
+        with ExitStack() as files:
+            own = files.enter_context(tempfile.TemporaryFile())
+            writer = RecordWriter(own)
+            for n_atoms, fields in zip(self.atoms[part.start : part.stop].tolist(), values, strict=True):
                 writer.add(*encode(fields, n_atoms))
             writer.finish({}, {})
-            self._attached = Records(file, "a temporary file")
-        self._dtypes |= self._attached.dtypes
+            parts = [files.enter_context(file) for file in gather(own)]
+            self._attached = [Records(file, "a temporary file") for file in parts]
+        self._attached_starts = [0, *itertools.accumulate(len(records) for records in self._attached)]
+        for records in self._attached:
+            self._dtypes |= records.dtypes
 
     def __len__(self) -> int:
         return len(self.position)
@@ -168,8 +184,9 @@ class Graphs(Sequence[Structure]):
         structure = self.files[number].read(position)
         if number:
             structure.row += int(self._first_rows[number])
-        if self._attached is not None:
-            for name, value in self._attached.read(place % len(self)).items():
+        if self._attached:
+            number, position = _locate(self._attached_starts, place % len(self))
+            for name, value in self._attached[number].read(position).items():
                 structure[name] = value
         return structure
 
@@ -181,8 +198,9 @@ class Graphs(Sequence[Structure]):
             records = self.files[number].records
             fields = records.read_arrays(position)
             fields["row"] = records.columns["row"][position : position + 1] + self._first_rows[number]
-            if self._attached is not None:
-                fields |= self._attached.read_arrays(place)
+            if self._attached:
+                number, position = _locate(self._attached_starts, place)
+                fields |= self._attached[number].read_arrays(position)
             structures.append(fields)
         return stack(structures, self._dtypes)
 
@@ -191,9 +209,7 @@ class Graphs(Sequence[Structure]):
 
     def _find(self, place: int) -> tuple[int, int]:
         """The file of a structure, and its place there."""
-        position = int(self.position[place])
-        number = bisect.bisect_right(self._starts, position) - 1
-        return number, position - self._starts[number]
+        return _locate(self._starts, int(self.position[place]))
 
     def __iter__(self) -> Iterator[Structure]:
         return (self[n] for n in range(len(self)))
@@ -205,6 +221,12 @@ class Graphs(Sequence[Structure]):
         if len(columns) == 1 and np.array_equal(self.position, np.arange(self._starts[-1])):
             return columns[0]
         return np.concatenate(columns)[self.position]
+
+
+def _locate(starts: list[int], place: int) -> tuple[int, int]:
+    """The part that holds a place, when they begin at these, and the place in it."""
+    part = bisect.bisect_right(starts, place) - 1
+    return part, place - starts[part]
 
 
 def elements_of(formula: str) -> list[int]:

@@ -18,6 +18,9 @@ from lrpot.errors import ConfigError
 from lrpot.model_file import check_device, load
 from lrpot.potential import Potential
 
+# Properties that the calculator of an ensemble has beside those of a single model.
+UNCERTAINTIES = ("energy_uncertainty", "forces_uncertainty")
+
 
 class LRCalculator(Calculator):
     """Energies, forces, stress and charges of a fitted model, for anything in ASE that takes a calculator.
@@ -26,6 +29,11 @@ class LRCalculator(Calculator):
     atoms.get_potential_energy()          # eV
     atoms.calc.results["charges"]         # (N,), e
     atoms.calc.results["energy_long"]     # eV; energy = energy_short + energy_long
+
+    Of an ensemble the results are means, and two more properties say how uncertain they are:
+
+    atoms.calc.results["energy_uncertainty"]    # eV/atom
+    atoms.calc.results["forces_uncertainty"]    # (N,), eV/A, how far each force is likely to be off
     """
 
     implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "stress", "charges"]
@@ -51,6 +59,9 @@ class LRCalculator(Calculator):
             model = load(model, device=device)
         model = model.set_precision(precision, long_range=precision).to(check_device(device))
         self.model = model.eval().requires_grad_(False)
+        if len(model.members) > 1:
+            # of this calculator only: asked of a single model, ASE tells that it has no such property
+            self.implemented_properties = [*type(self).implemented_properties, *UNCERTAINTIES]  # type: ignore[misc]
         self.device = torch.device(device)
         self.neighbours = NeighbourList(self.model.cutoff, skin)
 
@@ -68,7 +79,8 @@ class LRCalculator(Calculator):
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
         """Fill `results`: energy, free_energy, energy_short, energy_long (eV), forces (eV/A), charges (e, if the model
-        has any), and stress (eV/A^3, Voigt) if it is asked for.
+        has any), energy_uncertainty (eV/atom) and forces_uncertainty (eV/A) of an ensemble, and stress (eV/A^3, Voigt)
+        if it is asked for.
 
         Raises:
             UnknownElementError, StructureError: name the atom and what is wrong.
@@ -93,3 +105,6 @@ class LRCalculator(Calculator):
             self.results["stress"] = full_3x3_to_voigt_6_stress(output["stress"][0].cpu().numpy())
         if "charges" in output:
             self.results["charges"] = np.asarray(output["charges"][:, 0].cpu())
+        if "energy_uncertainty" in output:
+            self.results["energy_uncertainty"] = float(output["energy_uncertainty"][0])
+            self.results["forces_uncertainty"] = output["forces_uncertainty"].cpu().numpy()

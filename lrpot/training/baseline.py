@@ -15,6 +15,7 @@ from lrpot.data.graphs import Graphs
 from lrpot.evaluation import predict_structures
 from lrpot.potential import Potential, geometry_of
 from lrpot.structure import CHARGE_LABELS, LABELS, Structure, batch_index, edge_vectors
+from lrpot.training.parallel import ALONE, Processes
 
 # Residuals smaller than this (eV, eV/A) are rounding of the labels; dividing by less would amplify it.
 SMALLEST_SCALE = 1e-9
@@ -23,16 +24,23 @@ SMALLEST_SCALE = 1e-9
 START_ATOMS = 4000
 
 
-def store_known(model: Potential, structures: Sequence[Structure], parts: Iterable[str]) -> None:
+def store_known(
+    model: Potential, structures: Sequence[Structure], parts: Iterable[str], processes: Processes = ALONE
+) -> None:
     """Evaluate the frozen parts once and store them as `known_energy`, `known_forces` and `known_stress`.
 
     A frozen part gives the same numbers in every epoch, so the epochs of a stage need only the parts that change.
+
+    Args:
+        processes: each evaluates its part of `Graphs`, and gets the rest from the others.
     """
-    values = _known(model, structures, frozenset(parts))
+    parts = frozenset(parts)
     if isinstance(structures, Graphs):
-        structures.attach(values)
+        part = processes.part(len(structures))
+        values = _known(model, structures.select(part), parts)
+        structures.attach(values, part=part, gather=processes.gather_files)
         return
-    for structure, known in zip(structures, values, strict=True):
+    for structure, known in zip(structures, _known(model, structures, parts), strict=True):
         structure.update(known)
 
 
@@ -91,6 +99,17 @@ def fit_baseline(model: Potential, structures: Sequence[Structure]) -> None:
     model.short.scale.fill_(max(next(scale for scale in scales if scale is not None), SMALLEST_SCALE))
 
 
+def refit_offsets(model: Potential, structures: Sequence[Structure]) -> dict[int, float]:
+    """Move the offsets of a fitted model to the level that the labels have; what was added, eV by atomic number.
+
+    Least squares of the energies per atom. Where the labels do not say (elements that are absent, or in the same ratio
+    everywhere), the offsets stay, or change as little as they can. `known_*` must hold all that the model predicts.
+    """
+    fractions = torch.cat([composition(model, s) for s in structures])
+    added = add_offsets(model, fractions, _residual_energies(structures))
+    return dict(zip(model.elements, added.tolist(), strict=True))
+
+
 def composition(model: Potential, batch: Data) -> Tensor:
     """(G, M): the share of each element of the model in each structure."""
     index = batch_index(batch)
@@ -107,7 +126,7 @@ def add_offsets(model: Potential, fractions: Tensor, energies: Tensor) -> Tensor
     return added
 
 
-def relative_step(structures: Sequence[Structure], long_range: Iterable[Tensor]) -> float:
+def relative_step(structures: Sequence[Structure], long_range: Iterable[Tensor], processes: Processes = ALONE) -> float:
     """How small a relative change of the charges matters: residual forces over long-range forces, at most 1.
 
     Adam changes every parameter by about its learning rate, however small its gradient; charges that are already
@@ -115,12 +134,12 @@ def relative_step(structures: Sequence[Structure], long_range: Iterable[Tensor])
 
     Args:
         structures: with `known_*` holding everything that the model predicts.
-        long_range: (N, 3), eV/A, the long-range forces of each structure.
+        long_range: (N, 3), eV/A, the long-range forces of each structure; every process gives some of them.
     """
     residual = _rms(_residuals(structures, "forces"))
     if residual is None:
         return 1.0
-    size = _rms(long_range)
+    size = _rms(long_range, processes)
     return min(1.0, residual / size) if size else 1.0
 
 
@@ -139,7 +158,11 @@ def residual_scales(structures: Sequence[Structure]) -> dict[str, float]:
 
 
 def charge_scales(
-    model: Potential, structures: Sequence[Structure], labels: Iterable[str], parts: Iterable[str]
+    model: Potential,
+    structures: Sequence[Structure],
+    labels: Iterable[str],
+    parts: Iterable[str],
+    processes: Processes = ALONE,
 ) -> dict[str, float]:
     """Root mean square of label - prediction of labels of the charges: 1 in the loss. Empty where the parts have no
     charges.
@@ -150,7 +173,8 @@ def charge_scales(
     if not labels:
         return {}
     # read one at a time, like what is compared: together they may not fit into memory
-    chosen = (s for s in structures if labels & set(s.keys()))
+    own = processes.part(len(structures))
+    chosen = (s for s in (structures[n] for n in own) if labels & set(s.keys()))
     known = {label: _MeanSquare() for label in CHARGE_LABELS}
     left = {label: _MeanSquare() for label in CHARGE_LABELS}
     born = "born_charges" in labels
@@ -160,13 +184,13 @@ def charge_scales(
             atoms = slice(start, start + structure.num_nodes)
             start = atoms.stop
             present = [name for name in ("charges", "born_charges") if name in output]
-            own: dict[str, Tensor] = {name: output[name][atoms].cpu() for name in present}
-            for label, value in charge_quantities(structure, own).items():
+            charges: dict[str, Tensor] = {name: output[name][atoms].cpu() for name in present}
+            for label, value in charge_quantities(structure, charges).items():
                 if label in labels and label in structure:
                     defined = structure[label].isfinite()
                     known[label].add(structure[label][defined])
                     left[label].add((value - structure[label])[defined])
-    found = ((label, left[label].root(), known[label].root()) for label in CHARGE_LABELS)
+    found = ((label, left[label].root(processes), known[label].root(processes)) for label in CHARGE_LABELS)
     return {
         label: max(wrong, 1e-2 * size, SMALLEST_SCALE)
         for label, wrong, size in found
@@ -184,12 +208,12 @@ def _residuals(structures: Sequence[Structure], label: str) -> Iterator[Tensor]:
     return (s[label] - s[f"known_{label}"] for s in structures if label in s)
 
 
-def _rms(values: Iterable[Tensor]) -> float | None:
-    """Root mean square over all numbers; None without any."""
+def _rms(values: Iterable[Tensor], processes: Processes = ALONE) -> float | None:
+    """Root mean square over all numbers of all processes; None without any."""
     found = _MeanSquare()
     for value in values:
         found.add(value)
-    return found.root()
+    return found.root(processes)
 
 
 class _MeanSquare:
@@ -202,6 +226,7 @@ class _MeanSquare:
         self.total += float((values.double() ** 2).sum())
         self.count += values.numel()
 
-    def root(self) -> float | None:
-        """None without any numbers."""
-        return math.sqrt(self.total / self.count) if self.count else None
+    def root(self, processes: Processes = ALONE) -> float | None:
+        """Of the numbers of all processes; None without any."""
+        total, count = processes.add(torch.tensor([self.total, self.count], dtype=torch.float64)).tolist()
+        return math.sqrt(total / count) if count else None

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
 from torch_geometric.data import Batch
 
 from lrpot.config import TrainingConfig
 from lrpot.data.graphs import Graphs
 from lrpot.errors import DataError
+from lrpot.training.parallel import ALONE, Processes
 
 # Structures in one bucket differ in size by this factor at most: so much of the edges per step may stay unused.
 BUCKET = 1.25
@@ -71,15 +73,38 @@ class BucketBatches(Sampler[list[int]]):
         yield from (batch for batch in filling if batch)
 
 
-def train_loader(structures: Graphs, config: TrainingConfig, seed: int) -> DataLoader:
-    """Batches in an order that depends on seed and epoch."""
+class Shares(Dataset[Batch]):
+    """Steps of structures, of which only those that fall to this process are read."""
+
+    def __init__(self, structures: Graphs, processes: Processes) -> None:
+        self.structures = structures
+        self.processes = processes
+
+    def __getitems__(self, numbers: list[int]) -> Batch:
+        """The share of a step of these structures, which may be of none; `DataLoader` asks for it by this name.
+
+        `places` (of the structures in the step, ascending) and `n_structures` (of the whole step) say what it is.
+        """
+        places = shares(self.structures.edges[numbers].tolist(), self.processes.size)[self.processes.rank]
+        batch = self.structures.batch([numbers[place] for place in places or [0]])
+        if not places:
+            for name, value in batch.to_dict().items():
+                if isinstance(value, Tensor):
+                    batch[name] = value[:, :0] if name == "edge_index" else value[:0]
+        batch.places = torch.tensor(places, dtype=torch.int64)
+        batch.n_structures = len(numbers)
+        return batch
+
+
+def train_loader(structures: Graphs, config: TrainingConfig, seed: int, processes: Processes = ALONE) -> DataLoader:
+    """This process' shares of batches in an order that depends on seed and epoch."""
     bucket, capacity = buckets(structures, config)
     batches = BucketBatches(EpochShuffle(len(structures), seed), bucket, capacity)
-    return DataLoader(structures, batch_sampler=batches, collate_fn=_as_read)  # type: ignore[arg-type]
+    return _loader(structures, batches, processes)
 
 
-def valid_loader(structures: Graphs, config: TrainingConfig) -> DataLoader:
-    """Batches of structures in their own order, within the same limits."""
+def valid_loader(structures: Graphs, config: TrainingConfig, processes: Processes = ALONE) -> DataLoader:
+    """This process' shares of batches of structures in their own order, within the same limits."""
     batches: list[list[int]] = []
     edges = atoms = 0
     for number, (n_edges, n_atoms) in enumerate(zip(structures.edges.tolist(), structures.atoms.tolist(), strict=True)):
@@ -89,11 +114,16 @@ def valid_loader(structures: Graphs, config: TrainingConfig) -> DataLoader:
             batches.append([])
             edges, atoms = n_edges, n_atoms
         batches[-1].append(number)
-    return DataLoader(structures, batch_sampler=batches, collate_fn=_as_read)  # type: ignore[arg-type]
+    return _loader(structures, batches, processes)
+
+
+def _loader(structures: Graphs, batches: Iterable[list[int]], processes: Processes) -> DataLoader:
+    steps: Graphs | Shares = structures if processes.size == 1 else Shares(structures, processes)
+    return DataLoader(steps, batch_sampler=batches, collate_fn=_as_read)  # type: ignore[arg-type]
 
 
 def _as_read(batch: Batch) -> Batch:
-    """`Graphs` read whole batches."""
+    """Steps are read as batches."""
     return batch
 
 
@@ -136,3 +166,19 @@ def buckets(structures: Graphs, config: TrainingConfig) -> tuple[np.ndarray, np.
     # a share of exactly 1/3 must leave room for three
     capacity = np.clip(np.floor(1.0 / largest * (1.0 + 1e-12)), 1, config.batch_size).astype(np.int64)
     return bucket, capacity
+
+
+def shares(sizes: Sequence[int], n: int) -> list[list[int]]:
+    """Places of the structures of a step that fall to each of n processes, so that their edges add up to about the
+    same: the largest first, each to whom has least. A process may have none.
+
+    Args:
+        sizes: number of edges of each structure.
+    """
+    found: list[list[int]] = [[] for _ in range(n)]
+    load = [(0, 0)] * n  # edges, then structures, for those without edges
+    for place in sorted(range(len(sizes)), key=lambda p: (-sizes[p], p)):
+        least = load.index(min(load))
+        found[least].append(place)
+        load[least] = (load[least][0] + sizes[place], load[least][1] + 1)
+    return [sorted(places) for places in found]

@@ -12,7 +12,7 @@ from ase.data import chemical_symbols
 
 from lrpot.charges import CHARGES
 from lrpot.charges.polarisation import check_born_charges
-from lrpot.config import CHARGE_WEIGHTS, DataConfig, FitConfig
+from lrpot.config import CHARGE_WEIGHTS, DataConfig, FitConfig, TrainingConfig
 from lrpot.console import Console
 from lrpot.data.cache import load_graphs
 from lrpot.data.graph_builder import GraphSettings
@@ -31,7 +31,7 @@ class FitData:
 
     Attributes:
         train, valid, test: structures with edges; `test` may be empty.
-        elements: atomic numbers in `train`, ascending.
+        elements: atomic numbers in `train` and those known before, ascending.
         record: files, hashes, counts, labels and the rows of each part.
     """
 
@@ -47,9 +47,9 @@ class FitData:
         return [file.path for file in self.train.files]
 
 
-def supervised(config: FitConfig) -> list[str]:
-    """The labels of the charges that are in the loss."""
-    return [label for label, weight in CHARGE_WEIGHTS.items() if getattr(config.training, weight) > 0]
+def supervised(training: TrainingConfig) -> list[str]:
+    """The labels of the charges that are in the loss of any stage."""
+    return [label for label, weight in CHARGE_WEIGHTS.items() if training.weight(weight) > 0]
 
 
 def check_supervision(config: FitConfig, structure: Structure) -> None:
@@ -58,7 +58,7 @@ def check_supervision(config: FitConfig, structure: Structure) -> None:
     Raises:
         DataError: a dipole that is not defined. StructureError: Born charges that the charges do not determine.
     """
-    labels = [label for label in supervised(config) if label in structure]
+    labels = [label for label in supervised(config.training) if label in structure]
     if "dipole" in labels and not bool(structure.dipole.isfinite().any()):
         charge = float(structure.total_charge)
         pbc = structure.pbc[0].tolist()
@@ -72,11 +72,12 @@ def check_supervision(config: FitConfig, structure: Structure) -> None:
         check_born_charges(CHARGES[charges.kind], charges.neutrality, structure.pbc)
 
 
-def read_data(config: FitConfig, console: Console, *, stored: Path | None = None) -> FitData:
+def read_data(config: FitConfig, console: Console, *, stored: Path | None = None, known: Sequence[int] = ()) -> FitData:
     """Read and divide the structures that a configuration names.
 
     Args:
         stored: split.json of a run that is resumed; None divides anew.
+        known: atomic numbers that need no training rows, those of a model that the fit starts from.
     Raises:
         DataError, StructureError, UnknownElementError: bad rows, too few, or others than those of the stored split.
     """
@@ -105,13 +106,14 @@ def read_data(config: FitConfig, console: Console, *, stored: Path | None = None
     if stored is not None:
         places = stored_split(stored, both.rows)
     else:
-        places = divide(data, config.training.seed, both.rows, both.formula)
+        seed = config.training.seed if data.split_seed is None else data.split_seed
+        places = divide(data, seed, both.rows, both.formula)
     parts = {part: both.select(places[part]) for part in PARTS}
     split = {part: graphs.rows.tolist() for part, graphs in parts.items() if len(graphs)}
-    elements = parts["train"].elements
+    elements = sorted({*parts["train"].elements, *known})
     _check_held_back(data, parts, elements)
     fields = parts["train"].fields
-    for label in supervised(config):
+    for label in supervised(config.training):
         if label not in fields:
             raise DataError(
                 f"{named(data.train)}: training.{CHARGE_WEIGHTS[label]} is set, but no training row has {label}; add "
@@ -144,7 +146,7 @@ def _usable(
     kept = []
     for file in files:
         bad, good = file.bad, np.ones(len(file.records), dtype=bool)
-        doubtful = _of_other_elements(file, elements) | _with_fields(file, supervised(config))
+        doubtful = _of_other_elements(file, elements) | _with_fields(file, supervised(config.training))
         for number in np.flatnonzero(doubtful).tolist():
             structure = file.read(number)
             try:

@@ -42,6 +42,8 @@ class Stage:
 def plan(config: FitConfig) -> list[Stage]:
     """The stages of a fit, in order."""
     short, long = frozenset({"short"}), frozenset({"long"})
+    if config.training.finetune.model is not None:
+        return _from_a_model(config)
     if config.model.kernel.form == "none":
         return [Stage("real space", short, baseline=True)]
     both = Stage("both", short | long)
@@ -66,3 +68,17 @@ def plan(config: FitConfig) -> list[Stage]:
         Stage("real space, long range frozen", short, frozen=long, baseline=True),
         both,
     ]
+
+
+def _from_a_model(config: FitConfig) -> list[Stage]:
+    """The stages of a fit whose network and charges are there from the beginning."""
+    short, long = frozenset({"short"}), frozenset({"long"})
+    if config.model.kernel.form == "none":
+        return [Stage("fine-tuning", short)]
+    if config.training.stages == 1:
+        return [Stage("fine-tuning", short | long)]
+    parts = [
+        Stage("real space, long range frozen", short, frozen=long),
+        Stage("reciprocal space, real part frozen", long, frozen=short),
+    ]
+    return [*(reversed(parts) if config.schedule == "physics-first" else parts), Stage("both", short | long)]

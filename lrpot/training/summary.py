@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ase.data import chemical_symbols
 
 from lrpot.config import FitConfig
-from lrpot.evaluation import QUANTITIES, Evaluation
+from lrpot.evaluation import QUANTITIES, UNITS, Evaluation
 from lrpot.potential import Potential
 from lrpot.training.stages import plan
 
@@ -73,9 +73,15 @@ def _cause(config: FitConfig) -> str:
 
 
 def progress_note(history: list[dict[str, float]]) -> str:
-    """The last epoch, beside a progress bar."""
+    """The last epoch, beside a progress bar: validation loss, mean absolute errors, learning rate."""
     last = history[-1]
-    return ", ".join(f"{name} {last[name]:.2e}" for name in ("loss", *QUANTITIES) if name in last)
+    errors = [f"{name} {_small(last[name], UNITS[name])}" for name in QUANTITIES if name in last]
+    return ", ".join([f"loss {last['loss']:.2e}", *errors, f"lr {last['lr']:.1e}"])
+
+
+def _small(value: float, unit: str) -> str:
+    """In thousandths, where the unit is one of energies."""
+    return f"{1e3 * value:.3g} m{unit}" if unit.startswith("eV") else f"{value:.3g} {unit}"
 
 
 def errors_text(errors: Mapping[str, Any]) -> str:
@@ -105,10 +111,10 @@ def stage_table(
     return columns, lines
 
 
-def csv_text(records: list[dict[str, float]]) -> str:
-    """Records as CSV; a field that a record lacks stays empty."""
+def csv_text(records: Sequence[Mapping[str, float]]) -> str:
+    """Records as CSV, in the order of the fullest; a field that a record lacks stays empty."""
     text = io.StringIO()
-    names = list(dict.fromkeys(name for record in records for name in record))
+    names = list(dict.fromkeys(name for record in sorted(records, key=len, reverse=True) for name in record))
     writer = csv.DictWriter(text, names, restval="")
     writer.writeheader()
     writer.writerows(records)

@@ -10,7 +10,7 @@ import io
 import json
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,7 @@ def models() -> dict[str, bytes]:
         "huge_header.pt": model_archive(good, struct.pack("<Q", 2**60) + b"{}"),
         "deep_json.pt": archive({"model.json": b"[" * 20_000, "weights.safetensors": b""}),
         "list_header.pt": model_archive([good], sound),
-        "newer_format.pt": model_archive({**good, "format": 2, "version": "99.1"}, sound),
+        "newer_format.pt": model_archive({**good, "format": 3, "version": "99.1"}, sound),
         "no_format.pt": model_archive({k: v for k, v in good.items() if k != "format"}, sound),
         "wrong_types.pt": model_archive({**good, "elements": 11, "stages": "three"}, sound),
         "no_such_element.pt": model_archive({**good, "elements": ["Na", "Qq"]}, sound),
@@ -145,7 +145,29 @@ def models() -> dict[str, bytes]:
         "huge_number.pt": model_archive(header({"features": 10**30}), sound),
         "many_layers.pt": model_archive(header({"interactions": 10**9}), sound),
         "nan_weights.pt": model_archive(good, no_number),
+        "no_models.pt": model_archive({"format": 2, "models": 2}, sound),
+        "one_model_short.pt": ensemble(2, numbers=(0,)),
+        "one_model_over.pt": ensemble(2, numbers=(0, 1, 2)),
+        "same_models.pt": ensemble(2),
+        "zero_factor.pt": ensemble(2, {"factors": {"energy": 0.0}, "n_structures": 5}),
+        "many_models.pt": ensemble(20_000, entry={}),
     }
+
+
+def ensemble(
+    n: int,
+    calibration: Mapping[str, Any] | None = None,
+    *,
+    numbers: Sequence[int] | None = None,
+    entry: Mapping[str, Any] | None = None,
+) -> bytes:
+    """An ensemble of the sound model n times, with the weights of models of these numbers; without them, of all, at
+    most two."""
+    own = {k: v for k, v in header().items() if k != "format"} if entry is None else entry
+    about = {"format": 2, "version": "0.1.0", "models": [own] * n, "calibration": calibration}
+    present = range(min(n, 2)) if numbers is None else numbers
+    packed = {f"{number}.{name}": value for number in present for name, value in weights().items()}
+    return archive({"model.json": json.dumps(about).encode(), "weights.safetensors": safetensors.torch.save(packed)})
 
 
 def header(changed: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -9,14 +9,16 @@ import typing
 from collections.abc import Callable
 from pathlib import Path
 
+import ase.io
 import numpy as np
 import pytest
 import torch
 import torch.utils.data.dataloader
 from ase import Atoms, units
+from ase.calculators.singlepoint import SinglePointCalculator
 from torch import Tensor, nn
 
-from lrpot import LRCalculator
+from lrpot import LRCalculator, fit
 from lrpot.errors import UnknownElementError
 from lrpot.interfaces.schnetpack import ENERGY_UNITS, LENGTH_UNITS
 from lrpot.structure import Structure
@@ -288,6 +290,26 @@ def test_files_are_not_replaced_and_not_missing(tmp_path: Path, capsys, schnetpa
     one_error_line(capsys.readouterr().err, ["out.pt: exists already", "--overwrite"])
     assert run_cli("convert", "schnetpack", tmp_path / "no", tmp_path / "new.pt", *OPTIONS) == 1
     one_error_line(capsys.readouterr().err, ["no: no such file"])
+
+
+def test_a_converted_model_is_a_start_for_a_fit(schnetpack, tmp_path: Path, random_crystal) -> None:
+    """Labels are those of SchNetPack on another level: the fit begins with nothing wrong but rounding."""
+    model = potential(schnetpack)
+    file, rows = convert(model, tmp_path), []
+    for seed in range(12):
+        crystal = random_crystal(seed, 5 + seed % 2, cutoff=CUTOFF)
+        energy, forces = theirs(schnetpack, model, crystal, "float64")
+        atoms = to_atoms(crystal)
+        level = 2.0 * sum(atoms.numbers == 11) - 3.0 * sum(atoms.numbers == 17)
+        atoms.calc = SinglePointCalculator(atoms, energy=energy + level, forces=forces)
+        rows.append(atoms)
+    ase.io.write(tmp_path / "rows.extxyz", rows, format="extxyz")
+    settings = {"training.dtype": "float64", "training.max_epochs": 1}
+    result = fit(tmp_path / "rows.extxyz", from_model=file, out=tmp_path / "run", settings=settings, verbose=False)
+    start = result.stages[0]["validation"]
+    assert start["forces"]["mae"] < 1e-5  # eV/A; labels go through a text file
+    assert start["energy"]["mae"] < 1e-5  # eV/atom
+    assert result.model.long is None
 
 
 @pytest.mark.slow

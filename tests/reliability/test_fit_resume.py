@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import resource
@@ -10,16 +9,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from lrpot import fit, load
 from lrpot.errors import ConfigError, OutputError, TrainingError
-from lrpot.training import checkpoint, module
-
-fit_module = importlib.import_module("lrpot.training.fit")  # `lrpot.training` has no name of its own for it
+from lrpot.training import checkpoint, module, run
+from tests.unit.training_data import metrics, write_ionic_rows
 
 SETTINGS = {
     "model.backbone.features": 8,
@@ -36,8 +36,6 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """16 rows of 16 atoms with forces from a pair potential and charges: quick to fit, with something in all stages."""
-    from tests.unit.training_data import write_ionic_rows
-
     return write_ionic_rows(tmp_path_factory.mktemp("data") / "rows.extxyz", n=16)
 
 
@@ -54,7 +52,7 @@ def assert_same(a: Path, b: Path) -> None:
     assert left.keys() == right.keys()
     for name in left:
         assert torch.equal(left[name], right[name]), name
-    assert (a / "metrics.csv").read_text() == (b / "metrics.csv").read_text()
+    assert metrics(a) == metrics(b)
 
 
 def test_training_changes_weights(uninterrupted: Path) -> None:
@@ -70,29 +68,80 @@ def test_repeated_run_is_bitwise_equal(data: Path, uninterrupted: Path, tmp_path
     assert_same(uninterrupted, tmp_path / "run")
 
 
+def fit_until(monkeypatch: pytest.MonkeyPatch, stop: Callable[[Path], bool], *data: Path, **kwargs: Any) -> None:
+    """Fit, and stop after the first checkpoint in a folder of which `stop` says so."""
+    save = checkpoint.SaveEveryEpoch.on_train_epoch_end
+
+    def save_and_stop(self: checkpoint.SaveEveryEpoch, *args: object) -> None:
+        save(self, *args)  # type: ignore[arg-type]
+        if stop(self.folder):
+            raise TrainingError("stopped by the test")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.SaveEveryEpoch, "on_train_epoch_end", save_and_stop)
+        with pytest.raises(TrainingError, match="stopped by the test"):
+            fit(*data, verbose=False, **kwargs)
+
+
 @pytest.mark.parametrize("saves", [1, 3, 4, 5, 9])
 def test_resume_is_bitwise_equal(
     data: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int
 ) -> None:
     """Stop after the n-th checkpoint (within a stage, at its end, in each stage), then resume."""
     out = tmp_path / "run"
-    done = 0
-    save = checkpoint.SaveEveryEpoch.on_train_epoch_end
-
-    def stop_after(self: checkpoint.SaveEveryEpoch, *args: object) -> None:
-        nonlocal done
-        save(self, *args)  # type: ignore[arg-type]
-        done += 1
-        if done == saves:
-            raise TrainingError("stopped by the test")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.SaveEveryEpoch, "on_train_epoch_end", stop_after)
-        with pytest.raises(TrainingError, match="stopped by the test"):
-            fit(data, out=out, settings=SETTINGS, verbose=False)
+    done: list[Path] = []
+    fit_until(monkeypatch, lambda folder: done.append(folder) or len(done) == saves, data, out=out, settings=SETTINGS)
     assert not (out / "model.pt").exists()
     fit(out=out, resume=True, verbose=False)
     assert_same(uninterrupted, out)
+
+
+def test_resume_with_every_setting_that_has_a_state(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Averages, steps of several batches that do not go into an epoch, plateaus, bfloat16, other settings by stage."""
+    settings = SETTINGS | {
+        "training.ema": 0.9,
+        "training.batch_size": 3,
+        "training.accumulate": 3,
+        "training.loss": "huber",
+        "training.lr_schedule": "plateau",
+        "training.lr_patience": 1,
+        "training.precision": "bf16",
+        "training.per_stage": {2: {"max_epochs": 2, "lr": 1e-3, "accumulate": 2}, 3: {"loss": "mae"}},
+    }
+    fit(data, out=tmp_path / "whole", settings=settings, verbose=False)
+    out = tmp_path / "run"
+    done: list[str] = []
+    fit_until(monkeypatch, lambda folder: True, data, out=out, settings=settings)
+    fit_until(monkeypatch, lambda folder: done.append(folder.name) or folder.name == "2", out=out, resume=True)
+    assert done == ["1", "1", "2"]  # the first epoch was not done again
+    fit(out=out, resume=True, verbose=False)
+    assert_same(tmp_path / "whole", out)
+
+
+def test_metrics_are_there_while_a_run_goes_on(
+    data: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole after every epoch, and also if an epoch that it has is done again."""
+    out = tmp_path / "run"
+    save = checkpoint.SaveEveryEpoch.on_train_epoch_end
+
+    def stop_before_the_fifth(self: checkpoint.SaveEveryEpoch, *args: object) -> None:
+        if len(metrics(out)) == 7:  # three epochs and their start, then the start of the second stage and two more
+            raise TrainingError("stopped by the test")
+        save(self, *args)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.SaveEveryEpoch, "on_train_epoch_end", stop_before_the_fifth)
+        with pytest.raises(TrainingError, match="stopped by the test"):
+            fit(data, out=out, settings=SETTINGS, verbose=False)
+    whole = metrics(uninterrupted)
+    assert metrics(out) == whole[:7]
+    fit(out=out, resume=True, verbose=False)
+    assert metrics(out) == whole
+    assert [(r["stage"], r["epoch"]) for r in whole] == [(str(s), str(e)) for s in (1, 2, 3) for e in range(4)]
+    assert all((record["train_loss"] == "") == (record["epoch"] == "0") for record in whole)
 
 
 def test_truncated_newest_checkpoint_falls_back(
@@ -186,15 +235,15 @@ def test_kill_between_the_end_of_a_stage_and_the_next(
 ) -> None:
     """The last checkpoint of a finished stage is not taken for one of the next."""
     out = tmp_path / "run"
-    prepare = fit_module._Run._prepare
+    prepare = run.Run._prepare
 
-    def stop_at_second(self: fit_module._Run, *args: object) -> object:
+    def stop_at_second(self: run.Run, *args: object) -> object:
         if len(self.done) == 2:
             raise TrainingError("stopped by the test")
         return prepare(self, *args)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(fit_module._Run, "_prepare", stop_at_second)
+        patch.setattr(run.Run, "_prepare", stop_at_second)
         with pytest.raises(TrainingError, match="stopped by the test"):
             fit(data, out=out, settings=SETTINGS, verbose=False)
     assert (out / "checkpoints/1/newest.ckpt").exists()

@@ -41,8 +41,21 @@ SHARED_TOLERANCE = 1e-6  # eV and eV/A, of numbers that went through a table
 
 # What the help of a command has to say: options, units and defaults.
 HELP = {
-    "": ("charges", "fit", "evaluate", "predict", "md", "info", "data", "--version", "--debug"),
-    "fit": ("--device", "--dtype", "--seed", "--resume", "--skip-bad-rows", "eV/A^3", "(A)", "[default: (float32)]"),
+    "": ("config", "charges", "fit", "evaluate", "predict", "md", "info", "data", "--version", "--debug"),
+    "config": ("show", "check"),
+    "config show": ("--config", "--backbone", "--set", "[default: (painn)]"),
+    "fit": (
+        "--from",
+        "--new-elements",
+        "--device",
+        "--dtype",
+        "--seed",
+        "--resume",
+        "--skip-bad-rows",
+        "eV/A^3",
+        "(A)",
+        "[default: (float32)]",
+    ),
     "charges": ("--out", "--pair-cutoff", "--molecules", "A. [default: (where", "[default: auto]", "eV/A"),
     "evaluate": ("--device", "--dtype", "eV/atom", "eV/A^3", "[default: float64]", "[default: cpu]"),
     "predict": ("--device", "--dtype", "eV", "eV/A", "GPa", "[default: float64]", "[default: (none)]"),
@@ -82,6 +95,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     [
         "",
         "data",
+        "config",
+        "config check",
         "fly",
         "fit --colour red",
         "fit --schedule slow",

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from lrpot.config import FitConfig, field_names, make_config, parse_settings
+from lrpot.config import FitConfig, StageConfig, field_names, make_config, parse_settings
 from lrpot.errors import ConfigError
 
 CHANGED = {
@@ -35,7 +35,8 @@ def sections(section: type[BaseModel] = FitConfig) -> list[type[BaseModel]]:
 def get(config: FitConfig, name: str) -> Any:
     value: Any = config
     for part in name.split("."):
-        value = getattr(value, part)
+        # sections by number, of which there may be none yet
+        value = value.get(int(part), StageConfig()) if isinstance(value, dict) else getattr(value, part)
     return value
 
 

@@ -24,11 +24,11 @@ ORDER = (
     ("kspace", "data"),
     ("backbones", "charges"),
     ("potential", "properties", "tensors", "testing"),
-    ("build", "evaluation", "born"),
-    ("model_file", "charge_scale"),
+    ("build", "evaluation", "born", "ensemble"),
+    ("model_file", "charge_scale", "calibration"),
     ("prediction", "plots"),
     ("training",),
-    ("interfaces", "md"),
+    ("interfaces", "md", "report"),
     ("cli",),
 )
 LEVEL = {group: level for level, line in enumerate(ORDER) for group in line}

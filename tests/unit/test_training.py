@@ -191,9 +191,10 @@ def test_epoch_shuffle_depends_on_seed_and_epoch_only() -> None:
     assert sorted(second) == list(range(20))
 
 
-def test_stage_two_freezes_the_backbone(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_stage_two_freezes_the_backbone(data: Path, tmp_path: Path, ema: float) -> None:
     """Charges start wrong, so that stage 2 has something to mend; the backbone stays as stage 1 left it."""
-    settings = SMALL | {"model.charges.init": {"Na": 0.5, "Cl": -0.5}, "training.max_epochs": 10}
+    settings = SMALL | {"model.charges.init": {"Na": 0.5, "Cl": -0.5}, "training.max_epochs": 10, "training.ema": ema}
     fit(data, out=tmp_path / "run", settings=settings, verbose=False)
     before, after = (load(tmp_path / f"run/stages/{n}.pt").state_dict() for n in (1, 2))
     for name, value in before.items():

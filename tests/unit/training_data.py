@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 import ase.io
 import numpy as np
+import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -45,6 +48,25 @@ def ionic_rows(n: int, *, stress: bool = False, seed: int = 0) -> list[Atoms]:
 def write_ionic_rows(path: Path, n: int, **kwargs: bool | int) -> Path:
     ase.io.write(path, ionic_rows(n, **kwargs), format="extxyz")  # type: ignore[arg-type]
     return path
+
+
+def metrics(run: Path) -> list[dict[str, str]]:
+    """metrics.csv of a run without the seconds, which no two runs share."""
+    with open(run / "metrics.csv", newline="", encoding="utf-8") as file:
+        records = list(csv.DictReader(file))
+    for record in records:
+        assert float(record.pop("seconds")) >= 0.0
+    return records
+
+
+def no_pictures() -> Iterator[None]:
+    """The body of a fixture: fits without pictures, which take as long as a small fit."""
+    from lrpot import plots
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("parity", "learning_curves", "kernel"):
+            patch.setattr(plots, name, lambda _, path: path)
+        yield
 
 
 def _repulsion(atoms: Atoms, b: float = 400.0, rho: float = 0.3) -> tuple[float, np.ndarray, np.ndarray]:
