@@ -21,6 +21,8 @@ dipole            (G, 3)         float64  label, e A, along `data.labels.open_di
                                           (optional)
 born_charges      (N, 3, 3)      float64  label, e: dP_a/dr_b of each atom, over the square root of the dielectric
                                           constant (optional)
+targets           (G, T)         float64  properties of the crystal, in units of the data set; nan where one is not
+                                          known (optional)
 ================  =============  =======  ==============================================================
 
 G is the number of structures: 1 in a `Structure`, more in a batch. Positions and cell are always float64, so that
@@ -68,6 +70,7 @@ def make_structure(
     charges: Any = None,
     dipole: Any = None,
     born_charges: Any = None,
+    targets: Any = None,
 ) -> Structure:
     """A structure from arrays, without edges.
 
@@ -79,6 +82,7 @@ def make_structure(
         total_charge: e.
         energy: eV. forces: (N, 3), eV/A. stress: (3, 3), eV/A^3. Labels, where known.
         charges: (N,), e. dipole: (3,), e A. born_charges: (N, 3, 3), e. Labels too; see the table of this module.
+        targets: (T,), properties of the crystal.
     """
     fields: dict[str, Tensor] = {
         "numbers": torch.as_tensor(numbers, dtype=torch.int64),
@@ -99,6 +103,8 @@ def make_structure(
         fields["dipole"] = _float64(dipole).reshape(1, 3)
     if born_charges is not None:
         fields["born_charges"] = _float64(born_charges).reshape(-1, 3, 3)
+    if targets is not None:
+        fields["targets"] = _float64(targets).reshape(1, -1)
     return Structure(num_nodes=len(fields["numbers"]), **fields)
 
 

@@ -32,6 +32,9 @@ class GraphSettings:
 
     Attributes:
         cutoff: A.
+        shells: edges from so many nearest neighbours, in whole shells; None: from all within the cutoff.
+        targets: properties that structures shall carry, where rows have them.
+        labels: whether structures shall carry energies and the like.
         require: labels that each row must have.
         check: raises an LrpotError for a structure that cannot be used for another reason; a function of a module, for
             other processes must find it by its name.
@@ -39,12 +42,16 @@ class GraphSettings:
 
     cutoff: float
     require: tuple[str, ...] = ()
+    shells: int | None = None
+    targets: tuple[str, ...] = ()
+    labels: bool = True
     check: Callable[[Structure], object] | None = None
 
     def key(self) -> dict[str, Any]:
         """The same in types of JSON."""
         check = None if self.check is None else f"{self.check.__module__}.{self.check.__qualname__}"
-        return {"cutoff": self.cutoff, "require": list(self.require), "check": check}
+        own = {"cutoff": self.cutoff, "shells": self.shells, "targets": list(self.targets), "labels": self.labels}
+        return own | {"require": list(self.require), "check": check}
 
 
 class Graph(NamedTuple):
@@ -161,7 +168,15 @@ def _graphs(path: Path, plain: Path, settings: GraphSettings, jobs: int) -> Gene
 def _some_graphs(path: Path, plain: Path, settings: GraphSettings, first: int, every: int) -> Iterator[Graph | BadRow]:
     for row in stream_plain(path, plain, first=first, every=every):
         try:
-            structure = checked_structure(row, settings.cutoff, require=settings.require, check=settings.check)
+            structure = checked_structure(
+                row,
+                settings.cutoff,
+                require=settings.require,
+                check=settings.check,
+                labels=settings.labels,
+                shells=settings.shells,
+                targets=settings.targets,
+            )
         except LrpotError as error:
             kind = type(error) if isinstance(error, (StructureError, UnknownElementError)) else DataError
             yield BadRow(row.number, kind.__name__, str(error))

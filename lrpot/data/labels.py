@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,26 @@ def charge_labels_of(atoms: Atoms, total: float) -> dict[str, np.ndarray]:
         born = born - (born.sum(axis=0) - total * np.eye(3)) / len(atoms)
         labels["born_charges"] = born / np.sqrt(_dielectric_constant(labels.pop("dielectric", None)))
     return labels
+
+
+def targets_of(atoms: Atoms, names: Sequence[str]) -> np.ndarray:
+    """(T,) the properties of these names in `info`, or among the results of a calculator; nan where there is none.
+
+    Raises:
+        DataError: one that is not a finite number.
+    """
+    known = dict(atoms.info.get("key_value_pairs", {})) | atoms.info  # ASE's data bases keep their columns apart
+    if atoms.calc is not None:
+        known |= atoms.calc.results
+    found = np.full(len(names), np.nan)
+    for place, name in enumerate(names):
+        if known.get(name) is None:
+            continue
+        value = _numbers(known[name], name)
+        if value.size != 1 or not np.isfinite(value).all():
+            raise DataError(f"{name} = {str(known[name])[:40]} is not one finite number; correct it or remove the row")
+        found[place] = value.item()
+    return found
 
 
 def labels_as_given(atoms: Atoms) -> dict[str, np.ndarray]:

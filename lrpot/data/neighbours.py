@@ -31,8 +31,8 @@ def add_edges(structure: Structure, cutoff: float) -> Structure:
     pbc = structure.pbc[0].numpy()
     check_geometry(positions, structure.cell[0].numpy(), pbc)
     check_density(len(positions), structure.cell[0].numpy(), pbc, cutoff)
-    centre, neighbour, shift, distance = _pairs(positions, _box(structure.cell[0].numpy(), pbc), pbc, cutoff)
-    _check_overlap(centre, neighbour, distance)
+    centre, neighbour, shift, distance = find_pairs(positions, filled_cell(structure.cell[0].numpy(), pbc), pbc, cutoff)
+    check_overlap(centre, neighbour, distance)
     structure.edge_index = torch.from_numpy(np.stack([neighbour, centre]))
     structure.edge_shift = torch.from_numpy(shift)
     return structure
@@ -88,7 +88,7 @@ class NeighbourList:
         distances = torch.linalg.vector_norm(vectors, dim=1)
         kept = torch.nonzero(distances < self.cutoff)[:, 0]
         if distances.numel() and float(distances.min()) < OVERLAP:
-            _check_overlap(centre.numpy(), neighbour.numpy(), distances.numpy())
+            check_overlap(centre.numpy(), neighbour.numpy(), distances.numpy())
         structure.edge_index = torch.index_select(self._found.edge_index, 1, kept)
         structure.edge_shift = torch.index_select(self._found.edge_shift, 0, kept)
         return structure
@@ -159,7 +159,7 @@ def check_density(n_atoms: int, cell: np.ndarray, pbc: np.ndarray, cutoff: float
         )
 
 
-def _check_overlap(centre: np.ndarray, neighbour: np.ndarray, distance: np.ndarray) -> None:
+def check_overlap(centre: np.ndarray, neighbour: np.ndarray, distance: np.ndarray) -> None:
     if distance.size and distance.min() < OVERLAP:
         worst = int(distance.argmin())
         raise StructureError(
@@ -168,7 +168,7 @@ def _check_overlap(centre: np.ndarray, neighbour: np.ndarray, distance: np.ndarr
         )
 
 
-def _pairs(
+def find_pairs(
     positions: np.ndarray, box: np.ndarray, pbc: np.ndarray, cutoff: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     finder = NeighborList(cutoff=cutoff, full_list=True, sorted=True)
@@ -178,7 +178,7 @@ def _pairs(
     return centre.astype(np.int64), neighbour.astype(np.int64), shift.astype(np.float64), distance
 
 
-def _box(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
+def filled_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
     """The cell with its non-periodic vectors replaced by unit normals, which vesin wants and nothing depends on."""
     box = cell.copy()
     for axis in np.flatnonzero(~pbc):

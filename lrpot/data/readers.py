@@ -24,10 +24,12 @@ from ase.data import chemical_symbols
 from ase.io.formats import UnknownFileTypeError, filetype
 from ase.stress import voigt_6_to_full_3x3_stress
 
-from lrpot.data.labels import charge_labels_of, labels_of, total_charge
+from lrpot.data.labels import charge_labels_of, labels_of, targets_of, total_charge
 from lrpot.data.neighbours import NeighbourList, add_edges
 from lrpot.data.shards import is_shard, read_shard
+from lrpot.data.shells import add_shells
 from lrpot.data.sources import check_file
+from lrpot.data.tables import is_table, read_table
 from lrpot.errors import DataError, LrpotError, StructureError, UnknownElementError
 from lrpot.structure import MAX_ATOMIC_NUMBER, Structure, make_structure
 
@@ -111,7 +113,7 @@ def stream_plain(path: Path, plain: Path, *, first: int = 0, every: int = 1) -> 
     Raises:
         DataError: as `read_rows`, once the row is reached.
     """
-    frames = _frames(plain, first, every)
+    frames = _frames(path, plain, first, every)
     number = first
     while True:
         try:
@@ -137,10 +139,12 @@ def stream_plain(path: Path, plain: Path, *, first: int = 0, every: int = 1) -> 
         raise DataError(f"{path}: holds no crystals; nothing to read")
 
 
-def _frames(plain: Path, first: int, every: int) -> Iterator[Atoms]:
+def _frames(path: Path, plain: Path, first: int, every: int) -> Iterator[Atoms]:
     """Lazily, so that whatever a reader says comes with the first row."""
     if is_shard(plain):
         yield from read_shard(plain, first, every)
+    elif is_table(plain):
+        yield from read_table(path, plain, first, every)
     elif every > 1 and filetype(str(plain)) == "extxyz":
         # only this reader leaves out rows without reading them
         yield from ase.io.iread(plain, index=slice(first, None, every), do_not_split_by_at_sign=True)
@@ -171,7 +175,9 @@ def to_structure(
     *,
     elements: Iterable[int] | None = None,
     neighbours: NeighbourList | None = None,
+    shells: int | None = None,
     labels: bool = True,
+    targets: Sequence[str] = (),
 ) -> Structure:
     """Atoms with whatever labels they carry -> structure with edges.
 
@@ -180,7 +186,9 @@ def to_structure(
         cutoff: A.
         elements: atomic numbers that the model knows; None allows all.
         neighbours: a list of the same cutoff that is used again, for MD; None finds all edges.
+        shells: edges from so many nearest neighbours, in whole shells, in place of all (`add_shells`).
         labels: whether to look for labels (`labels_of`, `charge_labels_of`), which must be sound.
+        targets: properties to look for (`targets_of`).
     Raises:
         StructureError: a geometry that cannot be treated. UnknownElementError: an element outside `elements`.
         DataError: a label that is not a number or has the wrong shape, or a stress of what is not periodic.
@@ -204,7 +212,10 @@ def to_structure(
         forces=known.get("forces"),
         stress=None if stress is None else voigt_6_to_full_3x3_stress(stress),
         **(charge_labels_of(atoms, charge) if labels else {}),
+        targets=targets_of(atoms, targets) if targets else None,
     )
+    if shells is not None:
+        return add_shells(structure, shells, cutoff)
     return add_edges(structure, cutoff) if neighbours is None else neighbours.update(structure)
 
 
@@ -297,13 +308,15 @@ def checked_structure(
     require: Sequence[str] = (),
     check: Callable[[Structure], object] | None = None,
     labels: bool = True,
+    shells: int | None = None,
+    targets: Sequence[str] = (),
 ) -> Structure:
-    """One row -> structure; arguments as for `to_structures`.
+    """One row -> structure; arguments as for `to_structures` and `to_structure`.
 
     Raises:
         LrpotError: the row cannot be used; the message does not name it.
     """
-    structure = to_structure(row.atoms, cutoff, elements=elements, labels=labels)
+    structure = to_structure(row.atoms, cutoff, elements=elements, labels=labels, shells=shells, targets=targets)
     for label in require:
         if label not in structure:
             raise DataError(f"has no {label}; add it to the file or remove the row")

@@ -74,18 +74,10 @@ def k_lattice(cell: Tensor, k_cutoff: float) -> KLattice:
 @torch.inference_mode(False)
 def _k_lattice(cell_bytes: bytes, k_cutoff: float) -> KLattice:
     cell = np.frombuffer(cell_bytes).reshape(3, 3)
-    volume = abs(np.linalg.det(cell))
-    check_number(volume, k_cutoff, MAX_KVECTORS)
-    # |n_i| = |k . a_i| / 2 pi <= k_cutoff |a_i| / 2 pi
-    n_max = np.floor(k_cutoff * np.linalg.norm(cell, axis=1) / (2.0 * math.pi)).astype(int)
-    n1, n2, n3 = (int(n) for n in n_max)
-    grid = np.stack(
-        np.meshgrid(np.arange(n1 + 1), np.arange(-n2, n2 + 1), np.arange(-n3, n3 + 1), indexing="ij"), axis=-1
-    ).reshape(-1, 3)
-    k_squared = ((grid @ (2.0 * math.pi * np.linalg.inv(cell).T)) ** 2).sum(axis=1)
-    indices = grid[_upper(grid) & (k_squared < k_cutoff**2)]
+    indices = half_sphere(cell, k_cutoff)
     if len(indices) == 0:
-        raise no_wave_vector(volume, k_cutoff)
+        raise no_wave_vector(abs(np.linalg.det(cell)), k_cutoff)
+    n1 = int(indices[:, 0].max())
     sign = np.where(_upper(indices[:, 1:]) | ~indices[:, 1:].any(axis=1), 1, -1)
     columns, column = np.unique(indices[:, 1:] * sign[:, None], axis=0, return_inverse=True)
     place = ((sign < 0) * (n1 + 1) + indices[:, 0]) * len(columns) + column.reshape(-1)
@@ -95,6 +87,25 @@ def _k_lattice(cell_bytes: bytes, k_cutoff: float) -> KLattice:
         columns=torch.from_numpy(columns),
         place=torch.from_numpy(place),
     )
+
+
+def half_sphere(cell: np.ndarray, k_cutoff: float) -> np.ndarray:
+    """(K, 3) integer triples n of all wave vectors 0 < |k| < k_cutoff, one of each pair; there may be none.
+
+    Args:
+        cell: (3, 3), rows are lattice vectors, A. k_cutoff: 1/A.
+    Raises:
+        StructureError: so many that memory would run out (told before any is taken).
+    """
+    check_number(abs(np.linalg.det(cell)), k_cutoff, MAX_KVECTORS)
+    # |n_i| = |k . a_i| / 2 pi <= k_cutoff |a_i| / 2 pi
+    n_max = np.floor(k_cutoff * np.linalg.norm(cell, axis=1) / (2.0 * math.pi)).astype(int)
+    n1, n2, n3 = (int(n) for n in n_max)
+    grid = np.stack(
+        np.meshgrid(np.arange(n1 + 1), np.arange(-n2, n2 + 1), np.arange(-n3, n3 + 1), indexing="ij"), axis=-1
+    ).reshape(-1, 3)
+    k_squared = ((grid @ (2.0 * math.pi * np.linalg.inv(cell).T)) ** 2).sum(axis=1)
+    return grid[_upper(grid) & (k_squared < k_cutoff**2)]
 
 
 def no_wave_vector(volume: float, k_cutoff: float) -> StructureError:

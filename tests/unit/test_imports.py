@@ -23,7 +23,7 @@ ORDER = (
     ("structure", "config", "files", "console", "interrupts"),
     ("kspace", "data"),
     ("backbones", "charges"),
-    ("potential", "tensors", "testing"),
+    ("potential", "properties", "tensors", "testing"),
     ("build", "evaluation", "born", "ensemble"),
     ("model_file", "charge_scale", "calibration"),
     ("prediction", "plots"),

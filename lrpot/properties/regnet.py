@@ -1,0 +1,177 @@
+"""ReGNet: message passing on the graph of a crystal, and a filter in its reciprocal space after every step.
+
+Source: Nie et al. (ReGNet), with the message passing of Lin et al. (PotNet) that it builds on. Both papers leave parts
+open, and the filter as it is printed is not a function of the crystal; `variant` says which form is computed.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+from lrpot.kspace.lattice import reciprocal_cell
+from lrpot.properties.basis import Gaussians, Residual
+from lrpot.properties.elements import ElementEmbedding
+from lrpot.properties.features import CrystalFeatures, mean_over_atoms
+from lrpot.properties.radial_table import RadialTable, interpolation
+from lrpot.properties.waves import WaveFilter, wave_filter
+from lrpot.structure import batch_index, edge_vectors
+
+# An edge is known by -0.75 A / distance; no edge is shorter than 0.1 A.
+POTENTIAL = -0.75
+NEAREST = POTENTIAL / 0.1
+
+# Filters in |k| that all features of a block are made of.
+RANK = 8
+
+
+class GatedMessages(nn.Module):
+    """h_i + BN(sum_j sigmoid(BN(A(h_i, h_j, v_ij))) B(h_i, h_j, v_ij)), with two-layer networks A and B.
+
+    The first layers act on h_i, h_j and v_ij apart: twice a product of the atoms and, since v is a function of the
+    distance alone, a row of a table for each edge, in place of one of three times the width.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.centre = nn.Linear(features, 2 * features)
+        self.neighbour = nn.Linear(features, 2 * features, bias=False)
+        self.edge = nn.Linear(features, 2 * features, bias=False)
+        self.gate = nn.Linear(features, features)
+        self.message = nn.Linear(features, features)
+        self.gate_norm = nn.BatchNorm1d(features)
+        self.norm = nn.BatchNorm1d(features)
+
+    def forward(self, h: Tensor, edge_index: Tensor, table: RadialTable) -> Tensor:
+        """(N, features).
+
+        Args:
+            h: (N, features). edge_index: (2, E). table: v as a function of the distance.
+        """
+        neighbour, centre = edge_index
+        first = table(self.edge) + self.centre(h).index_select(0, centre)
+        first = nn.functional.silu(first + self.neighbour(h).index_select(0, neighbour))
+        gate, message = first.chunk(2, dim=1)
+        gated = torch.sigmoid(self.gate_norm(self.gate(gate))) * self.message(message)
+        return torch.relu(h + self.norm(torch.zeros_like(h).index_add(0, centre, gated)))
+
+
+class ReciprocalFilter(nn.Module):
+    """u_i = c / V sum_k 2 w(|k|) Re[e^{ik.r_i} S(k)], S(k) = sum_j h_j e^{-ik.r_j}; w is learned for each feature.
+
+    The mean over the volume, every wave inside a sphere and a filter of |k| alone make it the same in any cell.
+    """
+
+    def __init__(self, features: int, k_cutoff: float, basis: int) -> None:
+        """
+        Args:
+            features: width. k_cutoff: 1/A. basis: functions of |k|.
+        """
+        super().__init__()
+        self.filters = nn.Parameter(torch.randn(basis, RANK) * basis**-0.5)
+        self.mix = nn.Parameter(torch.randn(RANK, features) * RANK**-0.5)
+        self.before = Residual(features)
+        self.after = nn.Sequential(nn.Linear(features, features), Residual(features))
+        self.last = nn.Linear(features, features, bias=False)
+        # a block that starts as nothing; it must earn its part
+        nn.init.zeros_(self.last.weight)
+        # the number of waves in the half sphere grows with the volume: about one for the sum at the start
+        self.strength = 12.0 * math.pi**2 / k_cutoff**3
+
+    def forward(self, h: Tensor, found: WaveFilter) -> Tensor:
+        """(N, features) to be added."""
+        field = found(self.before(h), self.filters, self.strength * self.mix)
+        return self.last(nn.functional.silu(self.after(field)))
+
+
+class PublishedFilter(nn.Module):
+    """The filter as it is printed: u_j = W Re sum_m e^{i p_mj} sum_l h_l e^{-i p_ml}, with three phases m at each atom.
+
+    literal: p_mj = b_m . f_j, of a Cartesian reciprocal basis vector and fractional coordinates; it changes when the
+    crystal is rotated, moved, or described by another cell. threewave: p_mj = 2 pi f_mj; it changes with the cell.
+    """
+
+    def __init__(self, features: int, phase: str) -> None:
+        super().__init__()
+        self.phase = phase
+        self.last = nn.Linear(features, features)
+
+    def forward(self, h: Tensor, batch: Data) -> Tensor:
+        """(N, features) to be added."""
+        index = batch_index(batch)
+        fractional = torch.linalg.solve(batch.cell[index].mT, batch.positions[:, :, None])[:, :, 0]
+        phases = 2.0 * math.pi * fractional
+        if self.phase == "literal":
+            phases = torch.einsum("nmc,nc->nm", reciprocal_cell(batch.cell)[index], fractional)
+        turn = torch.polar(torch.ones_like(phases), phases).to(torch.complex(h, h).dtype)
+        waves_of = torch.einsum("nm,nf->nmf", turn.conj(), h.to(turn.dtype))
+        sums = waves_of.new_zeros(len(batch.cell), *waves_of.shape[1:]).index_add(0, index, waves_of)
+        return self.last(torch.einsum("nm,nmf->nf", turn, sums[index]).real)
+
+
+class ReGNet(nn.Module):
+    """Blocks of gated messages and reciprocal filters on two streams of atom features, fused at the end of each."""
+
+    def __init__(
+        self,
+        features: int = 256,
+        blocks: int = 3,
+        k_cutoff: float = 4.0,
+        reciprocal: bool = True,
+        waves: int = 128,
+        basis: int = 256,
+        wave_basis: int = 32,
+        variant: str = "invariant",
+    ) -> None:
+        """
+        Args:
+            features: width. blocks: steps. k_cutoff: 1/A.
+            reciprocal: whether there are filters; without them it is the message passing alone.
+            waves: width of the stream that is filtered; `features` in the paper, which takes more of its time than
+                the messages.
+            basis: Gaussians in -0.75 / d on -4 ... 4. wave_basis: Gaussians in |k|.
+            variant: "invariant", or what is printed: "literal" or "threewave" (see `PublishedFilter`).
+        """
+        super().__init__()
+        self.features = features
+        self.waves = waves
+        self.k_cutoff = float(k_cutoff)
+        self.embedding = ElementEmbedding(features)
+        self.basis = Gaussians(-4.0, 4.0, basis)
+        self.edge = nn.Linear(basis, features)
+        self.messages = nn.ModuleList(GatedMessages(features) for _ in range(blocks))
+        self.variant = variant
+        self.filters = nn.ModuleList(
+            ReciprocalFilter(waves, k_cutoff, wave_basis) if variant == "invariant" else PublishedFilter(waves, variant)
+            for _ in range(blocks if reciprocal else 0)
+        )
+        self.wave_basis = Gaussians(0.0, self.k_cutoff, wave_basis)
+        self.first = nn.Linear(features, waves) if reciprocal else None
+        self.fuse = nn.ModuleList(nn.Linear(features + waves, features) for _ in self.filters)
+        self.norms = nn.ModuleList(nn.LayerNorm(features) for _ in self.filters)
+
+    def forward(self, batch: Data) -> CrystalFeatures:
+        local = self.embedding(batch.numbers)
+        distances = torch.linalg.vector_norm(edge_vectors(batch), dim=1)
+        table = RadialTable(self._edge_features, interpolation(POTENTIAL / distances, NEAREST, 0.0, local.dtype))
+        if self.first is None:
+            for pass_on in self.messages:
+                local = pass_on(local, batch.edge_index, table)
+            return CrystalFeatures(mean_over_atoms(local, batch), local)
+        found: Data | WaveFilter = batch
+        if self.variant == "invariant":
+            work = {"rank": RANK, "features": self.waves * len(self.filters)}
+            found = wave_filter(batch, self.k_cutoff, self.wave_basis, local.dtype, **work)
+        whole = torch.sigmoid(self.first(local))
+        for pass_on, filtered, fuse, norm in zip(self.messages, self.filters, self.fuse, self.norms, strict=True):
+            local = pass_on(local, batch.edge_index, table)
+            whole = whole + filtered(whole, found)
+            local = norm(local + fuse(torch.cat([local, whole], dim=1)))
+        return CrystalFeatures(mean_over_atoms(local, batch), local)
+
+    def _edge_features(self, x: Tensor) -> Tensor:
+        """(X, features) from -0.75 / distance."""
+        return nn.functional.softplus(self.edge(self.basis(x)))

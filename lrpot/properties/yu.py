@@ -1,0 +1,120 @@
+"""Invariant descriptor of a crystal in reciprocal space, alone or beside a network on its graph.
+
+Source: Yu et al. (reciprocal-space potential, property section): S(k) of learned charges, h_long = sum_k FCN(|k|, |S| /
+V) |S / V|^2, appended to the features of a short-range network.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+from lrpot.errors import ConfigError
+from lrpot.properties.basis import Gaussians, Residual
+from lrpot.properties.features import CrystalFeatures, mean_over_atoms
+from lrpot.properties.waves import Waves, envelope, waves
+from lrpot.structure import MAX_ATOMIC_NUMBER, batch_index, edge_vectors
+
+# Terms of k = 0 too: it tells how dense a crystal is, which no other wave does.
+_ZERO_WAVE = 1.0
+
+
+# Below any reflection that is seen; the square root of zero has no derivative.
+_EXTINCT = 1e-12
+
+
+class ReciprocalDescriptor(nn.Module):
+    """Charges by element -> |S(k)|^2 of each kind of charge -> one vector of a crystal.
+
+    Every term depends on |k| and |S / V| alone: it is the same for a crystal that is moved, rotated, mirrored,
+    renumbered, or described by another cell; in a larger cell the waves that are added are extinct.
+    """
+
+    scale: Tensor
+
+    def __init__(
+        self,
+        charges: int = 16,
+        k_cutoff: float = 5.0,
+        basis: int = 32,
+        hidden: int = 64,
+        layers: int = 2,
+        outputs: int = 4,
+        variant: str = "invariant",
+    ) -> None:
+        """
+        Args:
+            charges: kinds of charge C. k_cutoff: 1/A. basis: Gaussians in |k|. hidden: width of the network.
+            layers: residual layers. outputs: numbers for each kind of charge.
+            variant: "invariant", or "published": without an envelope, so that a wave that crosses the cutoff under
+                strain leaves a step; and |S| / V itself goes into the network.
+        """
+        super().__init__()
+        self.k_cutoff = float(k_cutoff)
+        self.variant = variant
+        self.features = charges * outputs
+        self.charges = nn.Embedding(MAX_ATOMIC_NUMBER + 1, charges)
+        self.basis = Gaussians(0.0, self.k_cutoff, basis)
+        self.network = nn.Sequential(
+            nn.Linear(basis + 1, hidden),
+            nn.SiLU(),
+            *(Residual(hidden) for _ in range(layers)),
+            nn.Linear(hidden, outputs),
+        )
+        # what is usual of |S / V|^2, 1/A^6: of independent atoms of charge 1, at 20 A^3 each, 10 in a cell
+        self.register_buffer("scale", torch.tensor(10.0 / 200.0**2))
+
+    def forward(self, batch: Data) -> Tensor:
+        """(G, features)."""
+        return self.of_waves(batch, waves(batch, self.k_cutoff, self.charges.weight.dtype))
+
+    def of_waves(self, batch: Data, found: Waves) -> Tensor:
+        """The same from waves up to `k_cutoff` that were made before."""
+        charges = self.charges(batch.numbers)
+        cosines, sines = found.sums(charges)
+        volume = found.volume[:, None, None]
+        power = (cosines**2 + sines**2) / volume**2
+        total = mean_over_atoms(charges, batch) * (torch.bincount(batch_index(batch)) / found.volume)[:, None]
+        power = torch.cat([power, total[:, None] ** 2], dim=1) / self.scale
+        zero = found.k.new_zeros(len(found.k), 1)
+        k = torch.cat([found.k, zero], dim=1)
+        weight = torch.cat([found.weight, zero + _ZERO_WAVE], dim=1)
+        if self.variant == "invariant":
+            weight = weight * envelope(k, self.k_cutoff)
+            # not the square root, whose derivative is infinite at a reflection that is extinct
+            strength = torch.log1p(power)
+        else:
+            strength = (power + _EXTINCT).sqrt()
+        known = self.basis(k)[:, :, None].expand(*power.shape, -1)
+        values = self.network(torch.cat([known, strength[..., None]], dim=-1))
+        return torch.einsum("gk,gkc,gkco->gco", weight, power, values).flatten(1)
+
+
+class Yu(nn.Module):
+    """Features of a backbone, averaged over atoms, beside the reciprocal descriptor; or either alone."""
+
+    def __init__(self, backbone: nn.Module | None, descriptor: ReciprocalDescriptor | None) -> None:
+        """
+        Args:
+            backbone: see `lrpot.backbones`; its `cutoff` (A) is how far edges must reach. descriptor: or None.
+        Raises:
+            ConfigError: neither.
+        """
+        super().__init__()
+        if backbone is None and descriptor is None:
+            raise ConfigError("encoder yu has neither a backbone nor a descriptor; give it one of them")
+        self.backbone = backbone
+        self.descriptor = descriptor
+        own = 0 if backbone is None else int(backbone.features)  # type: ignore[arg-type]
+        self.features = own + (0 if descriptor is None else descriptor.features)
+
+    def forward(self, batch: Data) -> CrystalFeatures:
+        parts, atom = [], None
+        if self.backbone is not None:
+            dtype = next(self.backbone.parameters()).dtype
+            atom = self.backbone(batch, edge_vectors(batch).to(dtype)).scalar
+            parts.append(mean_over_atoms(atom, batch))
+        if self.descriptor is not None:
+            parts.append(self.descriptor(batch))
+        return CrystalFeatures(torch.cat(parts, dim=1), atom)
