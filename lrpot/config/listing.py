@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
 from lrpot.config.backbone import REGISTERED_BACKBONES, RegisteredConfig
 from lrpot.config.fit import FitConfig
@@ -158,5 +159,6 @@ def _lines(section: BaseModel, prefix: str, chosen: list[str]) -> Iterator[str]:
 
 def one_line(value: Any) -> str:
     """A value as YAML in one line, as `--set` takes it."""
-    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=float("inf"), allow_unicode=True)
+    plain = to_jsonable_python(value)  # sections in a table, such as those of stages
+    text = yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, width=float("inf"), allow_unicode=True)
     return text.removesuffix("\n").removesuffix("\n...")
