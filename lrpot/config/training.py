@@ -79,6 +79,12 @@ class TrainingConfig(Section):
         description="Where huber goes from squares to magnitudes; 1 is the size of what there is to learn.",
     )
     max_epochs: int = Field(100, ge=1, description="Epochs of each stage, at most.")
+    epoch_batches: int | None = Field(
+        None,
+        ge=1,
+        description="Batches after which an epoch ends, with a validation and a checkpoint, of sets so large that a "
+        "pass over them takes hours; the next epoch goes on from there. null: a whole pass.",
+    )
     batch_size: int = Field(
         4, ge=1, description="Structures per batch, at most, of all processes together: their number changes no result."
     )

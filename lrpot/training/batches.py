@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -34,7 +35,11 @@ class EpochShuffle(Sampler[int]):
         return self.length
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        return self.order(self.epoch)
+
+    def order(self, epoch: int) -> Iterator[int]:
+        """That of any epoch."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         yield from torch.randperm(self.length, generator=generator).tolist()
 
 
@@ -45,26 +50,40 @@ class BucketBatches(Sampler[list[int]]):
     batches, which the learning rate counts on, and none is larger than it may be. Structures meet only others of their
     bucket: where sizes differ widely, steps are less mixed than without a limit.
 
+    An epoch may be a part of a pass over the structures; the next one then goes on where it ended, and through the end
+    of the pass into another.
+
     Attributes:
         sampler: the order; Lightning tells it the epoch.
     """
 
-    def __init__(self, sampler: EpochShuffle, bucket: np.ndarray, capacity: np.ndarray) -> None:
+    def __init__(
+        self, sampler: EpochShuffle, bucket: np.ndarray, capacity: np.ndarray, length: int | None = None
+    ) -> None:
         """
         Args:
             bucket: (n,) of each structure. capacity: structures per batch, by bucket.
+            length: batches in an epoch; None for a whole pass.
         """
         self.sampler = sampler
         self.bucket = bucket
         self.capacity = capacity
+        counts = np.bincount(bucket, minlength=len(capacity))
+        self.in_a_pass = int((-(-counts // capacity)).sum())
+        self.length = self.in_a_pass if length is None else length
 
     def __len__(self) -> int:
-        counts = np.bincount(self.bucket, minlength=len(self.capacity))
-        return int((-(-counts // self.capacity)).sum())
+        return self.length
 
     def __iter__(self) -> Iterator[list[int]]:
+        begin = self.sampler.epoch * self.length
+        number, left_out = divmod(begin, max(self.in_a_pass, 1))
+        passes = itertools.chain.from_iterable(map(self._pass, itertools.count(number)))
+        yield from itertools.islice(passes, left_out, left_out + self.length)
+
+    def _pass(self, epoch: int) -> Iterator[list[int]]:
         filling: list[list[int]] = [[] for _ in self.capacity]
-        for number in self.sampler:
+        for number in self.sampler.order(epoch):
             bucket = self.bucket[number]
             filling[bucket].append(number)
             if len(filling[bucket]) == self.capacity[bucket]:
@@ -99,7 +118,7 @@ class Shares(Dataset[Batch]):
 def train_loader(structures: Graphs, config: TrainingConfig, seed: int, processes: Processes = ALONE) -> DataLoader:
     """This process' shares of batches in an order that depends on seed and epoch."""
     bucket, capacity = buckets(structures, config)
-    batches = BucketBatches(EpochShuffle(len(structures), seed), bucket, capacity)
+    batches = BucketBatches(EpochShuffle(len(structures), seed), bucket, capacity, config.epoch_batches)
     return _loader(structures, batches, processes)
 
 

@@ -91,8 +91,9 @@ def test_runs_that_share_a_cache_end_as_those_without_one(
     assert [(file["part"], file["rows"]) for file in split["files"]] == [("train", 9), ("train", 7)]
 
 
+@pytest.mark.parametrize("epoch_batches", [None, 2])
 def test_resume_with_limits_on_a_step_is_bitwise_equal(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch_batches: int | None
 ) -> None:
     rows = [atoms if n % 3 else atoms[:10] for n, atoms in enumerate(ase.io.read(data / "a.extxyz", ":"))]
     for atoms, whole in zip(rows, ase.io.read(data / "a.extxyz", ":"), strict=True):
@@ -102,6 +103,7 @@ def test_resume_with_limits_on_a_step_is_bitwise_equal(
             )
     ase.io.write(tmp_path / "rows.extxyz", rows, format="extxyz")
     settings = SETTINGS | {"training.max_edges": 700, "training.batch_size": 8, "data.test_fraction": 0.0}
+    settings["training.epoch_batches"] = epoch_batches
     source = tmp_path / "rows.extxyz"
     fit(source, out=tmp_path / "whole", settings=settings, verbose=False)
     stop_after_one_epoch(monkeypatch, source, out=tmp_path / "run", settings=settings, verbose=False)

@@ -71,6 +71,23 @@ def test_epochs_differ_and_repeat() -> None:
     assert batches_of(structures, 0, seed=6, **settings) != epochs[0]
 
 
+@pytest.mark.parametrize("length", [1, 3, 4, 7])
+def test_epochs_that_are_a_part_of_a_pass_go_on_from_each_other(length: int) -> None:
+    """One after the other they are whole passes, each in its own order; any of them is found by its number alone."""
+    bucket, capacity = np.array([0] * 7 + [1] * 5), np.array([3, 2])  # 3 + 3 batches in a pass
+
+    def epochs(number: int, size: int | None) -> list[list[int]]:
+        batches = BucketBatches(EpochShuffle(12, 5), bucket, capacity, size)
+        assert len(batches) == (size or 6)
+        found = []
+        for epoch in range(number):
+            batches.sampler.set_epoch(epoch)
+            found += list(batches)
+        return found
+
+    assert epochs(6, length) == epochs(length, None)
+
+
 def test_little_of_a_step_stays_unused() -> None:
     """All but the last batch of a bucket are full to within the width of the bucket, and one structure."""
     edges = np.random.default_rng(0).integers(100, 1000, 3000)
