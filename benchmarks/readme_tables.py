@@ -32,12 +32,14 @@ def tables() -> list[str]:
     """In the order of the README."""
     return [
         demo(read("demo")),
+        kills(read("kills")),
         transfer(read("size_transfer")),
         electrolyte(read("electrolyte")),
         dimers(read("charged_dimers")),
         steps(read("calculator")),
         large(read("calculator")),
         painn(read("painn")),
+        training(read("training")),
         others(read("dimenetpp"), read("equivariant")),
         accuracy(read("equivariant_accuracy")),
         charge_models(read("charges")),
@@ -212,6 +214,32 @@ def electrolyte(result: dict[str, Any]) -> str:
         )
         rows.append((name, *(f"{error:.3g}" for error in errors), charges or "-"))
     columns = ("NaCl in water", "E MAE (meV/atom)", "E RMSE", "F MAE (meV/Å)", "F RMSE", "charges ± spread (e)")
+    return table(columns, rows)
+
+
+def kills(result: dict[str, Any]) -> str:
+    rows = []
+    for stage in sorted({record["stage"] for record in result["kills"]}):
+        hits = [record for record in result["kills"] if record["stage"] == stage]
+        name = f"stage {stage}" if stage else "before stage 1"
+        rows.append((name, str(len(hits)), str(sum(record["unfinished file"] for record in hits))))
+    same = "equal to the last bit" if result["same weights"] else "different"
+    return table(
+        ("killed in", "times", "of these, while a checkpoint was written"), [*rows, ("weights at the end", same, "")]
+    )
+
+
+def training(result: dict[str, Any]) -> str:
+    rows = [
+        (
+            str(record["batch"]),
+            *(f"{value:.0f}" for value in record["structures/s"].values()),
+            f"{record['lrpot / SchNetPack']:.1f}x",
+            f"{100.0 * record['loading / epoch']:.1f} %",
+        )
+        for record in result["records"]
+    ]
+    columns = ("training, structures per step", "lrpot (structures/s)", "SchNetPack", "ratio", "loading of data")
     return table(columns, rows)
 
 

@@ -120,7 +120,10 @@ class TrainingConfig(Section):
     stress_weight: float = Field(0.1, ge=0, description="Weight of the stress in the loss, where it is labelled.")
     charge_weight: float = Field(0.0, ge=0, description="Weight of the charges in the loss, where they are labelled.")
     dipole_weight: float = Field(
-        0.0, ge=0, description="Weight of the dipole in the loss, of neutral molecules and slabs that are labelled."
+        0.0,
+        ge=0,
+        description="Weight of the dipole in the loss, of neutral molecules and slabs that are labelled; it says "
+        "nothing of a charge that all atoms share, total_charge_weight does.",
     )
     born_weight: float = Field(
         0.0,

@@ -11,15 +11,14 @@ from typing import Any
 import ase.io
 import numpy as np
 import pytest
-import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from lrpot import fit, load
+from lrpot import fit
 from lrpot.data import cache
 from lrpot.data.packing import write_shards
-from lrpot.errors import DataError, TrainingError
-from lrpot.training import checkpoint
+from lrpot.errors import DataError
 from tests.helpers_cli import run_cli
+from tests.reliability.interruption import assert_same_weights, fit_until
 from tests.unit.training_data import ionic_rows, metrics
 
 ROOT = Path(__file__).parents[2]
@@ -43,30 +42,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, chosen in (("a.extxyz", rows[:9]), ("b.extxyz", rows[9:])):
         ase.io.write(folder / name, chosen, format="extxyz")
     return folder
-
-
-def weights_of(out: Path) -> dict[str, torch.Tensor]:
-    return load(out / "model.pt").state_dict()
-
-
-def assert_same_weights(a: Path, b: Path) -> None:
-    left, right = weights_of(a), weights_of(b)
-    assert left.keys() == right.keys()
-    for name in left:
-        assert torch.equal(left[name], right[name]), name
-
-
-def stop_after_one_epoch(monkeypatch: pytest.MonkeyPatch, *args: Any, **kwargs: Any) -> None:
-    save = checkpoint.SaveEveryEpoch.on_train_epoch_end
-
-    def stop(self: checkpoint.SaveEveryEpoch, *others: Any) -> None:
-        save(self, *others)
-        raise TrainingError("stopped by the test")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.SaveEveryEpoch, "on_train_epoch_end", stop)
-        with pytest.raises(TrainingError, match="stopped by the test"):
-            fit(*args, **kwargs)
 
 
 def test_runs_that_share_a_cache_end_as_those_without_one(
@@ -106,7 +81,7 @@ def test_resume_with_limits_on_a_step_is_bitwise_equal(
     settings["training.epoch_batches"] = epoch_batches
     source = tmp_path / "rows.extxyz"
     fit(source, out=tmp_path / "whole", settings=settings, verbose=False)
-    stop_after_one_epoch(monkeypatch, source, out=tmp_path / "run", settings=settings, verbose=False)
+    fit_until(monkeypatch, 1, source, out=tmp_path / "run", settings=settings)
     fit(out=tmp_path / "run", resume=True, verbose=False)
     assert_same_weights(tmp_path / "whole", tmp_path / "run")
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "run")
@@ -119,7 +94,7 @@ def test_resume_reads_the_split_back_and_notices_changed_data(
     text = (data / "a.extxyz").read_bytes()
     source.write_bytes(text)
     out = tmp_path / "run"
-    stop_after_one_epoch(monkeypatch, source, out=out, settings=SETTINGS, verbose=False)
+    fit_until(monkeypatch, 1, source, out=out, settings=SETTINGS)
     split = json.loads((out / "split.json").read_text())
     split["train"], split["valid"] = split["train"][1:], split["train"][:1] + split["valid"]
     (out / "split.json").write_text(json.dumps(split))
@@ -161,7 +136,7 @@ def test_a_fit_to_labels_of_charges_in_shards_ends_as_one_to_text(
     assert text.stages[0]["origin"].startswith("Born charges of 4 rows of")
     assert text.stages[0]["charges"]["Na"] == pytest.approx(1.2 / 2.25**0.5)
     settings |= {"data.cache": str(tmp_path / "cache")}
-    stop_after_one_epoch(monkeypatch, shards, out=tmp_path / "run", settings=settings, verbose=False)
+    fit_until(monkeypatch, 1, shards, out=tmp_path / "run", settings=settings)
     resumed = fit(out=tmp_path / "run", resume=True, verbose=False)
     assert_same_weights(tmp_path / "text", tmp_path / "run")
     assert text.stages[1]["validation"] == resumed.stages[1]["validation"]
@@ -174,7 +149,7 @@ def test_a_run_of_an_earlier_version_says_why_it_cannot_go_on(
 ) -> None:
     """Its split.json names no files; the run is left as it is."""
     out = tmp_path / "run"
-    stop_after_one_epoch(monkeypatch, data / "a.extxyz", out=out, settings=SETTINGS, verbose=False)
+    fit_until(monkeypatch, 1, data / "a.extxyz", out=out, settings=SETTINGS)
     split = json.loads((out / "split.json").read_text())
     del split["files"]
     (out / "split.json").write_text(json.dumps(split))

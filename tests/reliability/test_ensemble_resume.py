@@ -5,10 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,19 +18,14 @@ from lrpot import LRCalculator, fit, load, plots
 from lrpot.config import make_config
 from lrpot.ensemble import Ensemble
 from lrpot.errors import ConfigError, Interrupted, TrainingError
-from lrpot.training import checkpoint, run
-from tests.unit.training_data import ionic_rows, metrics, write_ionic_rows
+from lrpot.training import run
+from tests.reliability.interruption import assert_same_weights, fit_until, kill_when
+from tests.unit.training_data import SMALL, ionic_rows, metrics, write_ionic_rows
 
 ensemble_module = importlib.import_module("lrpot.training.ensemble")
 
 MEMBERS = 2
-SETTINGS = {
-    "model.backbone.features": 8,
-    "model.backbone.interactions": 1,
-    "model.backbone.radial_basis": 6,
-    "model.backbone.cutoff": 4.0,
-    "model.kernel.tolerance": 1e-5,
-    "model.kernel.hidden": 8,
+SETTINGS = SMALL | {
     "training.stages": 1,
     "training.max_epochs": 3,
     "training.batch_size": 4,
@@ -65,12 +58,8 @@ def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def assert_same(a: Path, b: Path) -> None:
     """Weights and calibration equal to the last bit, and the same story of every member."""
-    one, other = load(a / "model.pt"), load(b / "model.pt")
-    assert one.calibration == other.calibration
-    left, right = one.state_dict(), other.state_dict()
-    assert left.keys() == right.keys()
-    for name in left:
-        assert torch.equal(left[name], right[name]), name
+    assert load(a / "model.pt").calibration == load(b / "model.pt").calibration
+    assert_same_weights(a, b)
     for n in range(1, MEMBERS + 1):
         assert metrics(a / f"member-{n}") == metrics(b / f"member-{n}")
     assert (a / "results.json").read_text() == (b / "results.json").read_text()
@@ -132,20 +121,8 @@ def test_uncertainty_grows_off_the_training_set(uninterrupted: Path) -> None:
 def test_resume_after_a_stop_inside_each_member_is_bitwise_equal(
     data: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int
 ) -> None:
-    out, done = tmp_path / "run", 0
-    save = checkpoint.SaveEveryEpoch.on_train_epoch_end
-
-    def stop_after(self: checkpoint.SaveEveryEpoch, *args: object) -> None:
-        nonlocal done
-        save(self, *args)  # type: ignore[arg-type]
-        done += 1
-        if done == saves:
-            raise TrainingError("stopped by the test")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.SaveEveryEpoch, "on_train_epoch_end", stop_after)
-        with pytest.raises(TrainingError, match="stopped by the test"):
-            fit(data, out=out, settings=SETTINGS, verbose=False)
+    out = tmp_path / "run"
+    fit_until(monkeypatch, saves, data, out=out, settings=SETTINGS)
     assert not (out / "model.pt").exists()
     assert (out / f"member-{(saves - 1) // 3 + 1}" / "checkpoints" / "1" / "newest.ckpt").exists()
     fit(out=out, resume=True, verbose=False)
@@ -203,13 +180,7 @@ def test_kill_9_inside_and_between_members(data: Path, uninterrupted: Path, tmp_
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     signs = ("member-1/checkpoints/1/newest.ckpt", "member-1/model.pt", "member-2/checkpoints/1/newest.ckpt")
     for command, sign in zip((start, resume, resume), signs, strict=True):
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 120
-        while not (out / sign).exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.005)
-        assert process.poll() is None, "ended before it could be killed"
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        kill_when(out / sign, command, environment)
     subprocess.run(resume, env=environment, check=True, stdout=subprocess.DEVNULL)
     assert_same(uninterrupted, out)
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import ase.io
@@ -17,9 +15,8 @@ import pytest
 from lrpot import fit
 from lrpot.errors import ConfigError
 from lrpot.model_file import save
-from lrpot.training import checkpoint
 from tests.helpers_cli import small_model
-from tests.reliability.test_fit_resume import assert_same
+from tests.reliability.interruption import assert_same, fit_until, kill_when
 from tests.unit.training_data import ionic_rows, no_pictures
 
 pictures = pytest.fixture(no_pictures, scope="module", autouse=True)
@@ -72,20 +69,7 @@ def test_resume_is_bitwise_equal_without_the_model(
     """Stopped after the n-th checkpoint: within the first stage, at the end of the second."""
     out, start = tmp_path / "run", tmp_path / "start.pt"
     shutil.copy(model, start)
-    done = 0
-    write = checkpoint.SaveEveryEpoch.on_train_epoch_end
-
-    def stop(self: checkpoint.SaveEveryEpoch, *args: object) -> None:
-        nonlocal done
-        write(self, *args)  # type: ignore[arg-type]
-        done += 1
-        if done == saves:
-            raise RuntimeError("stopped by the test")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.SaveEveryEpoch, "on_train_epoch_end", stop)
-        with pytest.raises(RuntimeError, match="stopped by the test"):
-            fit(data, from_model=start, out=out, settings=SETTINGS, verbose=False)
+    fit_until(monkeypatch, saves, data, from_model=start, out=out, settings=SETTINGS)
     start.unlink()
     fit(out=out, resume=True, verbose=False)
     assert_same(uninterrupted, out)
@@ -112,13 +96,7 @@ def test_kill_and_resume(data: Path, model: Path, uninterrupted: Path, tmp_path:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     first = [*program, str(data), "--from", str(start), "--out", str(out), *words]
     for command, sign in ((first, "stages/0.json"), (resume, "stages/1.pt")):
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 120
-        while not (out / sign).exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.005)
-        assert process.poll() is None, "ended before it could be killed"
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        kill_when(out / sign, command, environment)
         start.unlink(missing_ok=True)
     subprocess.run(resume, env=environment, check=True, stdout=subprocess.DEVNULL)
     assert_same(uninterrupted, out)

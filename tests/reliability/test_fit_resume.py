@@ -5,13 +5,9 @@ from __future__ import annotations
 import json
 import os
 import resource
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,18 +15,10 @@ import torch
 from lrpot import fit, load
 from lrpot.errors import ConfigError, OutputError, TrainingError
 from lrpot.training import checkpoint, module, run
-from tests.unit.training_data import metrics, write_ionic_rows
+from tests.reliability.interruption import assert_same, fit_until, kill_when
+from tests.unit.training_data import SMALL, metrics, write_ionic_rows
 
-SETTINGS = {
-    "model.backbone.features": 8,
-    "model.backbone.interactions": 1,
-    "model.backbone.radial_basis": 6,
-    "model.backbone.cutoff": 4.0,
-    "model.kernel.tolerance": 1e-5,
-    "model.kernel.hidden": 8,
-    "training.max_epochs": 3,
-    "training.batch_size": 4,
-}
+SETTINGS = SMALL | {"training.max_epochs": 3}
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +34,6 @@ def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def assert_same(a: Path, b: Path) -> None:
-    """Weights equal to the last bit, and the same history."""
-    left, right = load(a / "model.pt").state_dict(), load(b / "model.pt").state_dict()
-    assert left.keys() == right.keys()
-    for name in left:
-        assert torch.equal(left[name], right[name]), name
-    assert metrics(a) == metrics(b)
-
-
 def test_training_changes_weights(uninterrupted: Path) -> None:
     start, end = (load(uninterrupted / "stages" / f"{n}.pt").state_dict() for n in (0, 3))
     changed = [name for name in start if not torch.equal(start[name], end[name])]
@@ -68,29 +47,13 @@ def test_repeated_run_is_bitwise_equal(data: Path, uninterrupted: Path, tmp_path
     assert_same(uninterrupted, tmp_path / "run")
 
 
-def fit_until(monkeypatch: pytest.MonkeyPatch, stop: Callable[[Path], bool], *data: Path, **kwargs: Any) -> None:
-    """Fit, and stop after the first checkpoint in a folder of which `stop` says so."""
-    save = checkpoint.SaveEveryEpoch.on_train_epoch_end
-
-    def save_and_stop(self: checkpoint.SaveEveryEpoch, *args: object) -> None:
-        save(self, *args)  # type: ignore[arg-type]
-        if stop(self.folder):
-            raise TrainingError("stopped by the test")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.SaveEveryEpoch, "on_train_epoch_end", save_and_stop)
-        with pytest.raises(TrainingError, match="stopped by the test"):
-            fit(*data, verbose=False, **kwargs)
-
-
 @pytest.mark.parametrize("saves", [1, 3, 4, 5, 9])
 def test_resume_is_bitwise_equal(
     data: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int
 ) -> None:
     """Stop after the n-th checkpoint (within a stage, at its end, in each stage), then resume."""
     out = tmp_path / "run"
-    done: list[Path] = []
-    fit_until(monkeypatch, lambda folder: done.append(folder) or len(done) == saves, data, out=out, settings=SETTINGS)
+    fit_until(monkeypatch, saves, data, out=out, settings=SETTINGS)
     assert not (out / "model.pt").exists()
     fit(out=out, resume=True, verbose=False)
     assert_same(uninterrupted, out)
@@ -112,10 +75,9 @@ def test_resume_with_every_setting_that_has_a_state(
     }
     fit(data, out=tmp_path / "whole", settings=settings, verbose=False)
     out = tmp_path / "run"
-    done: list[str] = []
-    fit_until(monkeypatch, lambda folder: True, data, out=out, settings=settings)
-    fit_until(monkeypatch, lambda folder: done.append(folder.name) or folder.name == "2", out=out, resume=True)
-    assert done == ["1", "1", "2"]  # the first epoch was not done again
+    fit_until(monkeypatch, 1, data, out=out, settings=settings)
+    folders = fit_until(monkeypatch, 3, out=out, resume=True)
+    assert [folder.name for folder in folders] == ["1", "1", "2"]  # the first epoch was not done again
     fit(out=out, resume=True, verbose=False)
     assert_same(tmp_path / "whole", out)
 
@@ -219,13 +181,7 @@ def test_kill_9_and_resume(data: Path, uninterrupted: Path, tmp_path: Path) -> N
     # the uninterrupted run computed in this process; threads must agree for equal bits
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     for command, sign in ((start, "checkpoints/1/newest.ckpt"), (resume, "stages/2.pt")):
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 120
-        while not (out / sign).exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.005)
-        assert process.poll() is None, "ended before it could be killed"
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        kill_when(out / sign, command, environment)
     subprocess.run(resume, env=environment, check=True, stdout=subprocess.DEVNULL)
     assert_same(uninterrupted, out)
 

@@ -26,19 +26,14 @@ from lrpot.errors import TrainingError
 from lrpot.training import launch
 from lrpot.training.module import StageModule
 from lrpot.training.parallel import Processes
-from tests.reliability.test_fit_resume import assert_same
+from tests.reliability.interruption import assert_same
 from tests.unit.test_parallel import uneven_rows
+from tests.unit.training_data import SMALL
 
 fit_module = importlib.import_module("lrpot.training.fit")  # `lrpot.training` has no name of its own for it
 
 # Uneven steps, of one to three structures; a learning rate that is halved and stages that end early by themselves.
-SETTINGS = {
-    "model.backbone.features": 8,
-    "model.backbone.interactions": 1,
-    "model.backbone.radial_basis": 6,
-    "model.backbone.cutoff": 4.0,
-    "model.kernel.tolerance": 1e-5,
-    "model.kernel.hidden": 8,
+SETTINGS = SMALL | {
     "training.dtype": "float64",
     "training.max_epochs": 4,
     "training.batch_size": 3,

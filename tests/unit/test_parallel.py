@@ -29,20 +29,14 @@ from lrpot.training.batches import shares, train_loader, valid_loader
 from lrpot.training.module import StageModule
 from lrpot.training.parallel import ALONE, Processes
 from lrpot.training.stages import Stage
+from tests.unit import training_data
 from tests.unit.training_data import ionic_rows
 
 BOTH = Stage("both", frozenset({"short", "long"}))
 ROUNDING = 1e-10  # relative, fp64: the same sums in another order
 
-SMALL = {
-    "model.backbone.features": 8,
-    "model.backbone.interactions": 1,
-    "model.backbone.radial_basis": 6,
-    "model.backbone.cutoff": 4.0,
-    "model.kernel.tolerance": 1e-5,
-    "model.kernel.hidden": 8,
+SMALL = training_data.SMALL | {
     "training.dtype": "float64",
-    "training.max_epochs": 2,
     "training.batch_size": 5,
 }
 

@@ -21,18 +21,7 @@ from lrpot.training.baseline import fit_baseline, relative_step, residual_scales
 from lrpot.training.batches import EpochShuffle
 from lrpot.training.module import StageModule
 from lrpot.training.stages import Stage, plan
-from tests.unit.training_data import CHARGE, ionic_rows, write_ionic_rows
-
-SMALL = {
-    "model.backbone.features": 8,
-    "model.backbone.interactions": 1,
-    "model.backbone.radial_basis": 6,
-    "model.backbone.cutoff": 4.0,
-    "model.kernel.tolerance": 1e-5,
-    "model.kernel.hidden": 8,
-    "training.max_epochs": 2,
-    "training.batch_size": 4,
-}
+from tests.unit.training_data import CHARGE, SMALL, ionic_rows, write_ionic_rows
 
 
 @pytest.fixture(scope="module")

@@ -24,18 +24,8 @@ from lrpot.training.ema import AveragedWeights
 from lrpot.training.loss import penalty
 from lrpot.training.module import StageModule
 from lrpot.training.stages import plan
-from tests.unit.training_data import ionic_rows, metrics, write_ionic_rows
+from tests.unit.training_data import SMALL, ionic_rows, metrics, write_ionic_rows
 
-SMALL: dict[str, Any] = {
-    "model.backbone.features": 8,
-    "model.backbone.interactions": 1,
-    "model.backbone.radial_basis": 6,
-    "model.backbone.cutoff": 4.0,
-    "model.kernel.tolerance": 1e-5,
-    "model.kernel.hidden": 8,
-    "training.max_epochs": 2,
-    "training.batch_size": 4,
-}
 ONE_STAGE = {"model.kernel.form": "none", "training.dtype": "float64"}
 
 # What bfloat16, with 8 bits, may change in forces of random networks: products of some layers, 0.4 % each.

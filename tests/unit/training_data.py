@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import ase.io
 import numpy as np
@@ -18,6 +19,19 @@ from lrpot.config import make_config
 from lrpot.data.readers import to_structure
 
 CHARGE = 0.7
+
+
+# A network and a fit as small as they can be.
+SMALL: dict[str, Any] = {
+    "model.backbone.features": 8,
+    "model.backbone.interactions": 1,
+    "model.backbone.radial_basis": 6,
+    "model.backbone.cutoff": 4.0,
+    "model.kernel.tolerance": 1e-5,
+    "model.kernel.hidden": 8,
+    "training.max_epochs": 2,
+    "training.batch_size": 4,
+}
 
 
 def ionic_rows(n: int, *, stress: bool = False, seed: int = 0) -> list[Atoms]:
