@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from torch_geometric.data import Batch
 
 from lrpot import fit, load
 from lrpot.errors import ConfigError, OutputError, TrainingError
 from lrpot.training import checkpoint, module, run
 from tests.reliability.interruption import assert_same, fit_until, kill_when
 from tests.unit.training_data import SMALL, metrics, write_ionic_rows
+
+BAD_INPUTS = Path(__file__).parents[1] / "bad_inputs"
 
 SETTINGS = SMALL | {"training.max_epochs": 3}
 
@@ -129,6 +133,49 @@ def test_truncated_newest_checkpoint_falls_back(
     newest.write_bytes(newest.read_bytes()[:-1000])
     fit(out=out, resume=True)
     assert "going back to the one before" in capsys.readouterr().err
+    assert_same(uninterrupted, out)
+
+
+@pytest.mark.parametrize("bomb", ["pickle_bomb.pt", "torch_bomb.pt"])
+def test_a_hostile_checkpoint_is_not_executed(
+    data: Path,
+    uninterrupted: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    bomb: str,
+) -> None:
+    out = tmp_path / "run"
+    fit_until(monkeypatch, 2, data, out=out, settings=SETTINGS)
+    shutil.copy(BAD_INPUTS / bomb, out / "checkpoints" / "1" / checkpoint.NEWEST)
+    monkeypatch.chdir(tmp_path)  # where it would make a directory
+    fit(out=out, resume=True)
+    assert "going back to the one before" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert_same(uninterrupted, out)
+
+
+def test_a_loss_that_is_no_number_keeps_the_last_good_epoch(
+    data: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights are left as they were, the rows are named, and once the cause is gone the fit goes on."""
+    out, weights = tmp_path / "run", []
+    loss = module.StageModule._loss
+
+    def not_a_number(self: module.StageModule, batch: Batch, *, create_graph: bool) -> tuple[torch.Tensor, dict]:
+        value, errors = loss(self, batch, create_graph=create_graph)
+        if create_graph and self.current_epoch == 1:
+            weights.append(self.model.short.readout.last.weight.detach().clone())
+            value = value * torch.nan
+        return value, errors
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.StageModule, "_loss", not_a_number)
+        with pytest.raises(TrainingError, match=r"not finite in .*, epoch 1, for rows \d+, \d+, \d+, \d+ of the"):
+            fit(data, out=out, settings=SETTINGS, verbose=False)
+    kept = torch.load(out / "checkpoints" / "1" / checkpoint.NEWEST, weights_only=True)
+    assert torch.equal(kept["state_dict"]["model.short.readout.last.weight"], weights[0])
+    fit(out=out, resume=True, verbose=False)
     assert_same(uninterrupted, out)
 
 
