@@ -6,6 +6,7 @@ python benchmarks/readme_tables.py --write    puts each in the place of the one 
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import sys
@@ -24,7 +25,8 @@ def main() -> None:
             new = text.splitlines()
             if "--write" in sys.argv:
                 start = lines.index(new[0])
-                lines[start : start + len(new)] = new
+                old = itertools.takewhile(lambda line: line.startswith("|"), lines[start:])
+                lines[start : start + len(list(old))] = new
         (root / page).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -10,6 +10,7 @@ SCRIPTS = (
     "nacl_builder.py",
     "calculator.py",
     "painn.py",
+    "training.py",
     "dimenetpp.py",
     "equivariant.py",
     "charges.py",

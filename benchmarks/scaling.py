@@ -142,7 +142,7 @@ def stepper(data: Graphs, processes: Processes) -> functools.partial[None]:
 
 def step(*, module: StageModule, batches: Any, optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad()
-    module.training_step(next(batches), 0).backward()
+    module._loss(next(batches), create_graph=True)[0].backward()
     module.on_before_optimizer_step(optimizer)
     optimizer.step()
 

@@ -35,10 +35,11 @@ from lrpot.data.graphs import Graphs
 from lrpot.model_file import ModelInfo, save
 from lrpot.training.batches import train_loader
 
-TRAIN, VALID = 256, 32  # structures
+TRAIN, VALID = 128, 16  # structures
 FEATURES = 64
 BATCH_SIZES = (4, 16)
-EPOCHS = (2, 8)  # what the longer fit takes longer counts
+EPOCHS = (2, 6)  # what the longer fit takes longer counts
+THEIR_EPOCHS = 4  # the first, in which neighbours are cached, does not count
 LR = 1e-4
 
 
@@ -170,7 +171,7 @@ def their_epoch(folder: Path, crystals: list[Atoms], network: torch.nn.Module, b
         times = EpochTimes()
         trainer = spk.task.pl.Trainer(
             accelerator="cpu",
-            max_epochs=EPOCHS[1],
+            max_epochs=THEIR_EPOCHS,
             callbacks=[times],
             logger=False,
             default_root_dir=str(folder),
