@@ -243,7 +243,7 @@ def calibration(evaluation: Evaluation, members: int, path: str | Path) -> Path:
             top.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             top.xaxis.set_major_formatter("{x:.0e}")
             top.xaxis.set_minor_formatter("")
-            top.legend(fontsize=8, loc="lower right")
+            top.legend(fontsize=8, loc="upper left")
             nu = dof(name, members)
             bottom.plot([0, 1], [0, 1], color="0.3", lw=0.8)
             observed = fractions_within(errors, sigma, expected_sizes(LEVELS, nu))

@@ -171,6 +171,13 @@ def check_overlap(centre: np.ndarray, neighbour: np.ndarray, distance: np.ndarra
 def find_pairs(
     positions: np.ndarray, box: np.ndarray, pbc: np.ndarray, cutoff: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Every directed pair within a cutoff, sorted by centre.
+
+    Args:
+        positions: (N, 3), A. box: from `filled_cell`. pbc: (3,) bool. cutoff: A.
+    Returns:
+        centre (E,), neighbour (E,), shift (E, 3) in whole cells, distance (E,) in A.
+    """
     finder = NeighborList(cutoff=cutoff, full_list=True, sorted=True)
     centre, neighbour, shift, distance = finder.compute(
         points=positions, box=box, periodic=pbc, quantities="ijSd", copy=True

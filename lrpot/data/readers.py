@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ase.db
 import ase.io
 import numpy as np
 import torch
@@ -145,6 +146,10 @@ def _frames(path: Path, plain: Path, first: int, every: int) -> Iterator[Atoms]:
         yield from read_shard(plain, first, every)
     elif is_table(plain):
         yield from read_table(path, plain, first, every)
+    elif plain.suffix in (".db", ".json") and filetype(str(plain)) in ("db", "json"):
+        # ase.io leaves out the columns
+        rows = itertools.islice(ase.db.connect(plain).select(), first, None, every)
+        yield from (row.toatoms(add_additional_information=True) for row in rows)
     elif every > 1 and filetype(str(plain)) == "extxyz":
         # only this reader leaves out rows without reading them
         yield from ase.io.iread(plain, index=slice(first, None, every), do_not_split_by_at_sign=True)

@@ -16,6 +16,7 @@ import csv
 import itertools
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ ENDINGS = ("", ".cif", ".vasp", ".poscar", ".POSCAR", ".extxyz", ".xyz", ".json"
 # How a property that is not known is written.
 MISSING = ("", "na", "n/a", "nan", "none", "null")
 
+# How JSON of this module begins: a list, or a table of pandas.
+_TABLE = re.compile(r'\s*(\[|\{\s*"(index|columns|data)")')
+
 # What names a crystal, in lists of objects.
 _IDS = ("id", "jid", "material_id", "mp_id", "mpid")
 
@@ -43,8 +47,7 @@ def is_table(plain: Path) -> bool:
     if plain.suffix != ".json":
         return False
     with open(plain, encoding="utf-8", errors="replace") as file:
-        start = file.read(4096).lstrip()
-    return start.startswith("[") or '"columns"' in start or ('"index"' in start and '"ids"' not in start)
+        return _TABLE.match(file.read(4096)) is not None
 
 
 def read_table(path: Path, plain: Path, first: int, every: int) -> Iterator[Atoms]:

@@ -31,6 +31,7 @@ class CGCNN(nn.Module):
         self.blocks = nn.ModuleList(CGConv(features, basis, batch_norm=True) for _ in range(blocks))
 
     def forward(self, batch: Data) -> CrystalFeatures:
+        """Features (G, `features`) of the crystals and (N, `features`) of the atoms, of a batch with edges."""
         h = self.embedding(batch.numbers)
         edges = self.basis(torch.linalg.vector_norm(edge_vectors(batch), dim=1).to(h.dtype))
         for block in self.blocks:

@@ -1,7 +1,7 @@
 """Heads: features of a crystal -> numbers for one or more targets.
 
-`single` and `shared` read each target off the same features with a network of its own; `experts` lets each target mix a
-few of many networks (ReGNet-MT), with gates after Shazeer et al. (2017).
+`SharedHead` reads each target off the same features with a network of its own; `ExpertsHead` lets each target mix a few
+of many networks (ReGNet-MT of Nie et al., 2025), with gates after Shazeer et al., ICLR 2017.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from lrpot.errors import ConfigError
 from lrpot.properties.features import CrystalFeatures
 from lrpot.structure import batch_index
 
@@ -94,7 +95,12 @@ class ExpertsHead(nn.Module):
         """
         Args:
             experts: how many. top: how many of them a target takes. widen: hidden width of an expert over its own.
+            The others: as of `SharedHead`, and what is printed (see above).
+        Raises:
+            ConfigError: a target is to take more experts than there are, or none.
         """
+        if not 1 <= top <= experts:
+            raise ConfigError(f"experts: top = {top}, but there are {experts}; choose 1 to {experts}")
         super().__init__()
         n, width, hidden = len(extensive), graph_features, widen * graph_features
         self.top = top

@@ -1,7 +1,8 @@
 """ReGNet: message passing on the graph of a crystal, and a filter in its reciprocal space after every step.
 
-Source: Nie et al. (ReGNet), with the message passing of Lin et al. (PotNet) that it builds on. Both papers leave parts
-open, and the filter as it is printed is not a function of the crystal; `variant` says which form is computed.
+Source: Nie, Xiao, Ji and Gao, "ReGNet: Reciprocal Space-Aware Long-Range Modeling and Multi-Property Prediction for
+Crystals" (2025), with the message passing of PotNet (Lin et al., ICML 2023) that it builds on. Both leave parts open,
+and the filter as it is printed is not a function of the crystal; `variant` says which form is computed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from lrpot.properties.basis import Gaussians, Residual
 from lrpot.properties.elements import ElementEmbedding
 from lrpot.properties.features import CrystalFeatures, mean_over_atoms
 from lrpot.properties.radial_table import RadialTable, interpolation
+from lrpot.properties.variant import check_variant
 from lrpot.properties.waves import WaveFilter, wave_filter
 from lrpot.structure import batch_index, edge_vectors
 
@@ -135,6 +137,7 @@ class ReGNet(nn.Module):
             basis: Gaussians in -0.75 / d on -4 ... 4. wave_basis: Gaussians in |k|.
             variant: "invariant", or what is printed: "literal" or "threewave" (see `PublishedFilter`).
         """
+        check_variant("regnet", variant, ("invariant", "literal", "threewave"))
         super().__init__()
         self.features = features
         self.waves = waves
@@ -154,6 +157,13 @@ class ReGNet(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(features) for _ in self.filters)
 
     def forward(self, batch: Data) -> CrystalFeatures:
+        """Features (G, `features`) of the crystals and (N, `features`) of the atoms.
+
+        Args:
+            batch: crystals with edges, such as `lrpot.data.shells.add_shells` gives.
+        Raises:
+            StructureError: see `lrpot.properties.waves.waves`.
+        """
         local = self.embedding(batch.numbers)
         distances = torch.linalg.vector_norm(edge_vectors(batch), dim=1)
         table = RadialTable(self._edge_features, interpolation(POTENTIAL / distances, NEAREST, 0.0, local.dtype))

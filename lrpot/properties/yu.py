@@ -1,7 +1,8 @@
 """Invariant descriptor of a crystal in reciprocal space, alone or beside a network on its graph.
 
-Source: Yu et al. (reciprocal-space potential, property section): S(k) of learned charges, h_long = sum_k FCN(|k|, |S| /
-V) |S / V|^2, appended to the features of a short-range network.
+Source: Yu, Hong, Chen, Gong and Xiang, "Capturing long-range interaction with reciprocal space neural network", the
+part on properties: S(k) of learned charges, h_long = sum_k FCN(|k|, |S| / V) |S / V|^2, beside the features of a
+short-range network.
 """
 
 from __future__ import annotations
@@ -13,12 +14,9 @@ from torch_geometric.data import Data
 from lrpot.errors import ConfigError
 from lrpot.properties.basis import Gaussians, Residual
 from lrpot.properties.features import CrystalFeatures, mean_over_atoms
+from lrpot.properties.variant import check_variant
 from lrpot.properties.waves import Waves, envelope, waves
 from lrpot.structure import MAX_ATOMIC_NUMBER, batch_index, edge_vectors
-
-# Terms of k = 0 too: it tells how dense a crystal is, which no other wave does.
-_ZERO_WAVE = 1.0
-
 
 # Below any reflection that is seen; the square root of zero has no derivative.
 _EXTINCT = 1e-12
@@ -50,6 +48,7 @@ class ReciprocalDescriptor(nn.Module):
             variant: "invariant", or "published": without an envelope, so that a wave that crosses the cutoff under
                 strain leaves a step; and |S| / V itself goes into the network.
         """
+        check_variant("yu", variant, ("invariant", "published"))
         super().__init__()
         self.k_cutoff = float(k_cutoff)
         self.variant = variant
@@ -66,7 +65,11 @@ class ReciprocalDescriptor(nn.Module):
         self.register_buffer("scale", torch.tensor(10.0 / 200.0**2))
 
     def forward(self, batch: Data) -> Tensor:
-        """(G, features)."""
+        """(G, features).
+
+        Raises:
+            StructureError: see `lrpot.properties.waves.waves`.
+        """
         return self.of_waves(batch, waves(batch, self.k_cutoff, self.charges.weight.dtype))
 
     def of_waves(self, batch: Data, found: Waves) -> Tensor:
@@ -77,9 +80,10 @@ class ReciprocalDescriptor(nn.Module):
         power = (cosines**2 + sines**2) / volume**2
         total = mean_over_atoms(charges, batch) * (torch.bincount(batch_index(batch)) / found.volume)[:, None]
         power = torch.cat([power, total[:, None] ** 2], dim=1) / self.scale
+        # k = 0 too: it tells how dense a crystal is, which no other wave does
         zero = found.k.new_zeros(len(found.k), 1)
         k = torch.cat([found.k, zero], dim=1)
-        weight = torch.cat([found.weight, zero + _ZERO_WAVE], dim=1)
+        weight = torch.cat([found.weight, zero + 1.0], dim=1)
         if self.variant == "invariant":
             weight = weight * envelope(k, self.k_cutoff)
             # not the square root, whose derivative is infinite at a reflection that is extinct
@@ -110,6 +114,13 @@ class Yu(nn.Module):
         self.features = own + (0 if descriptor is None else descriptor.features)
 
     def forward(self, batch: Data) -> CrystalFeatures:
+        """Features (G, `features`) of the crystals, and (N, F) of the backbone.
+
+        Args:
+            batch: crystals, with edges up to the backbone's cutoff.
+        Raises:
+            StructureError: see `lrpot.properties.waves.waves`.
+        """
         parts, atom = [], None
         if self.backbone is not None:
             dtype = next(self.backbone.parameters()).dtype

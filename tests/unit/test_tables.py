@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase.build import bulk
+from ase.db import connect
 from pymatgen.core import Lattice, Structure
 
 from lrpot.data.readers import read_rows, to_structure, to_structures
@@ -87,6 +88,13 @@ def test_json_of_jarvis(tmp_path: Path) -> None:
     (row,) = read_rows(tmp_path / "jarvis.json")
     assert row.atoms.info == {"id": "JVASP-1", "jid": "JVASP-1", "formation_energy_peratom": 0.5}
     assert row.atoms.get_chemical_formula() == "Po"
+
+
+def test_a_data_base_of_ase_is_no_table(tmp_path: Path) -> None:
+    with connect(tmp_path / "rows.json") as rows:
+        rows.write(bulk("NaCl", "rocksalt", a=5.6), gap=1.5, index=3)
+    (row,) = read_rows(tmp_path / "rows.json")
+    assert to_structure(row.atoms, 4.0, targets=("gap",)).targets.item() == 1.5
 
 
 def test_shared_sites_are_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lrpot.errors import ConfigError
 from lrpot.properties.cgcnn import CGCNN
 from lrpot.properties.features import CrystalFeatures
 from lrpot.properties.heads import ExpertsHead, HeadOutput, SharedHead
@@ -46,6 +47,12 @@ def test_gates_keep_the_best_and_add_up_to_one(published: bool) -> None:
     best = torch.zeros_like(gates, dtype=torch.bool).scatter(2, logits.topk(2, dim=2).indices, True)
     assert torch.equal(gates > 0, best)
     assert float(balance) == 0.0
+
+
+@pytest.mark.parametrize("top", [0, 7])
+def test_more_experts_than_there_are(top: int) -> None:
+    with pytest.raises(ConfigError, match="choose 1 to 6"):
+        experts(n=6, top=top)
 
 
 def test_mixing_all_experts_is_a_plain_sum() -> None:
