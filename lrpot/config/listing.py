@@ -19,6 +19,20 @@ from lrpot.errors import ConfigError
 
 WIDTH = 100  # letters, of a comment
 
+# Settings of the fit that only potentials have.
+POTENTIAL_TRAINING = (
+    "training.stages",
+    "training.schedule",
+    "training.lr_long",
+    "training.energy_weight",
+    "training.force_weight",
+    "training.stress_weight",
+    "training.charge_weight",
+    "training.dipole_weight",
+    "training.born_weight",
+    "training.total_charge_weight",
+)
+
 
 def commented_yaml(config: FitConfig, name: str | None = None) -> str:
     """Settings with their values, and what each means, as a settings file.
@@ -72,6 +86,13 @@ def _in_no_stage(config: FitConfig, name: str, value: Any) -> bool:
 
 # Settings that are read only together with others: their names, when they are not read, and why.
 _IDLE: tuple[tuple[tuple[str, ...], Callable[[FitConfig], bool], str], ...] = (
+    (("model.*", *POTENTIAL_TRAINING), lambda c: c.task == "property", "task is property"),
+    (("properties.*",), lambda c: c.task == "potential", "task is potential"),
+    (
+        ("properties.head.*",),
+        lambda c: c.properties.head.kind == "shared" and c.task == "property",
+        "properties.head.kind is shared",
+    ),
     (
         ("model.charges.*", "model.kernel.*", "training.lr_long", "training.schedule"),
         lambda c: c.model.kernel.form == "none",

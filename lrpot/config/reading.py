@@ -93,7 +93,7 @@ def field_names(section: type[BaseModel] = FitConfig, prefix: str = "") -> list[
             names |= dict.fromkeys(field_names(kind, f"{prefix}{name}."))
             for own in REGISTERED_BACKBONES.values() if kind is RegisteredConfig else ():
                 names |= dict.fromkeys(field_names(own, f"{prefix}{name}."))
-        if not sections:
+        if not sections or type(None) in get_args(field.annotation):  # a section that may be left out
             names[prefix + name] = None
     return list(names)
 

@@ -46,7 +46,7 @@ N_BINS = sum(size for _, size in _BLOCKS)
 @cache
 def element_bins() -> Tensor:
     """(119, 92) zeros and ones by atomic number; a quantity that is not known has none, and number 0 is empty."""
-    table = torch.zeros(MAX_ATOMIC_NUMBER + 1, N_BINS)
+    table = torch.zeros(MAX_ATOMIC_NUMBER + 1, N_BINS, device="cpu")  # whatever the device of who asks first
     text = (files("lrpot.properties") / "elements.csv").read_text(encoding="utf-8")
     for row in csv.DictReader(text.splitlines()):
         start = 0
