@@ -59,9 +59,9 @@ def cv(
 
     Leaves a run of each fold, predictions.csv, results.json and pictures.
     """
-    from lrpot import property_plots
     from lrpot.config import parse_settings
     from lrpot.console import Console
+    from lrpot.property_pictures import draw
     from lrpot.training.cross_validation import PREDICTIONS, RESULTS, cross_validate, table
 
     settings: dict[str, Any] = {
@@ -85,5 +85,5 @@ def cv(
         overwrite=overwrite,
     )
     console.table("errors of what each fold holds back", *table(found))
-    for file in (out / PREDICTIONS, out / RESULTS, *property_plots.of_run(found.whole, [], out)):
+    for file in (out / PREDICTIONS, out / RESULTS, *draw(found.whole, out)):
         console.line(f"wrote {file}")

@@ -128,13 +128,13 @@ def _evaluate_properties(
     """Errors of a property model on crystals that have any of its targets."""
     import json
 
-    from lrpot import property_plots
     from lrpot.data.readers import read_rows, to_structure
     from lrpot.data.tables import name_of
     from lrpot.errors import DataError, LrpotError
     from lrpot.files import write_text
     from lrpot.properties.evaluation import evaluate_properties
     from lrpot.properties.tables import errors_table, save_predictions
+    from lrpot.property_pictures import draw
 
     names = [target.name for target in model.targets]
     rows, structures = read_rows(data), []
@@ -153,8 +153,7 @@ def _evaluate_properties(
     table = save_predictions(
         found, [row.number for row in rows], [name_of(row.atoms.info) for row in rows], results.with_suffix(".csv")
     )
-    pictures = property_plots.of_run(found, [], results.parent, results.stem)
-    for file in (results, table, *pictures):
+    for file in (results, table, *draw(found, results.parent, name=results.stem.removeprefix("evaluation-"))):
         console.line(f"wrote {file}")
 
 

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from lrpot.ensemble import Calibration
     from lrpot.potential import Potential
     from lrpot.properties.model import PropertyModel
-    from lrpot.properties.targets import Target
 
 
 def info(model: Annotated[Path, typer.Argument(help="Model file.")]) -> None:
@@ -75,7 +74,7 @@ def _tell_properties(console: Console, model: PropertyModel) -> None:
     about: Any = model.info
     settings = about.config["properties"]
     lines = [
-        ("predicts", ", ".join(_target(target) for target in model.targets)),
+        ("predicts", ", ".join(target.described for target in model.targets)),
         ("elements", ", ".join(about.elements)),
         ("made by", f"lrpot {about.version}, {about.created}"),
         ("encoder", _text(settings.get("encoder"))),
@@ -92,12 +91,6 @@ def _tell_properties(console: Console, model: PropertyModel) -> None:
         epochs = f", {stage['epochs']} epochs" if "epochs" in stage else ""
         found = errors_text(stage.get("validation", {}), model.targets)
         console.line(f"{stage.get('title', 'fit')}{epochs}: validation {found}")
-
-
-def _target(target: Target) -> str:
-    """Name, unit and kind."""
-    kinds = [kind for kind in ("classification", "extensive", "log") if getattr(target, kind)]
-    return target.label + (f" [{', '.join(kinds)}]" if kinds else "")
 
 
 def _origin(record: dict[str, Any]) -> list[tuple[str, object]]:

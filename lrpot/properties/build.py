@@ -38,7 +38,8 @@ def build_encoder(config: EncoderConfig) -> nn.Module:
     backbone = None
     if config.backbone is not None:
         backbone = BACKBONES[config.backbone.name](**config.backbone.model_dump(exclude={"name"}))
-    return Yu(backbone, config.descriptor and ReciprocalDescriptor(**config.descriptor.model_dump()))
+    descriptor = None if config.descriptor is None else ReciprocalDescriptor(**config.descriptor.model_dump())
+    return Yu(backbone, descriptor)
 
 
 def build_head(config: HeadConfig, encoder: nn.Module, targets: Iterable[Target]) -> nn.Module:

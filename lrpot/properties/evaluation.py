@@ -28,6 +28,7 @@ class PropertyEvaluation:
         uncertainty: (n, T), or None if the model is no ensemble.
         gates: (n, T, experts), or None without experts.
         atoms: (n,) numbers of atoms.
+        numbers: atomic numbers of each crystal, or None if they are not known.
     """
 
     targets: tuple[Target, ...]
@@ -36,13 +37,13 @@ class PropertyEvaluation:
     uncertainty: np.ndarray | None
     gates: np.ndarray | None
     atoms: np.ndarray
+    numbers: list[np.ndarray] | None = None
 
     def errors(self) -> dict[str, Any]:
         """{target: errors as of `target_errors`}, n_structures and n_atoms; ready for JSON."""
         result: dict[str, Any] = {"n_structures": len(self.atoms), "n_atoms": int(self.atoms.sum())}
         for place, target in enumerate(self.targets):
-            kind = "classification" if target.classification else "regression"
-            errors = target_errors(self.reference[:, place], self.predicted[:, place], kind, target.unit)
+            errors = target_errors(self.reference[:, place], self.predicted[:, place], target.kind, target.unit)
             if errors["n"]:
                 result[target.name] = errors
         return result
@@ -62,7 +63,7 @@ def evaluate_properties(
     """
     device = next(model.parameters()).device
     found: dict[str, list[np.ndarray]] = {"reference": [], "predicted": [], "uncertainty": [], "gates": [], "atoms": []}
-    done = 0
+    numbers: list[np.ndarray] = []
     for group in _groups(structures):
         batch = collate(group).to(device)
         output = model.predict(batch)
@@ -73,11 +74,11 @@ def evaluate_properties(
         missing = torch.full((len(group), len(model.targets)), torch.nan)
         found["reference"].append((batch.targets.cpu() if "targets" in batch else missing).numpy())
         found["atoms"].append(np.array([structure.num_nodes for structure in group]))
-        done += len(group)
+        numbers += [structure.numbers.numpy(force=True) for structure in group]
         if progress is not None:
-            progress(done)
+            progress(len(numbers))
     whole = {name: np.concatenate(parts) if parts else None for name, parts in found.items()}
-    return PropertyEvaluation(model.targets, **whole)  # type: ignore[arg-type]
+    return PropertyEvaluation(model.targets, **whole, numbers=numbers)  # type: ignore[arg-type]
 
 
 def errors_text(errors: Mapping[str, Any], targets: Sequence[Target]) -> str:

@@ -169,8 +169,8 @@ class PropertyEnsemble(nn.Module):
         for number, member in enumerate(members):
             if member.targets != members[0].targets:
                 raise ConfigError(
-                    f"model {number} of the ensemble predicts {', '.join(t.label for t in member.targets)}, model 0 "
-                    f"{', '.join(t.label for t in members[0].targets)}; join models of the same targets"
+                    f"model {number} of the ensemble predicts {', '.join(t.described for t in member.targets)}, model 0 "
+                    f"{', '.join(t.described for t in members[0].targets)}; join models of the same targets"
                 )
             if (member.cutoff, member.shells) != (members[0].cutoff, members[0].shells):
                 raise ConfigError(

@@ -32,6 +32,17 @@ class Target:
         """Name and unit, for tables and pictures."""
         return f"{self.name} ({self.unit})" if self.unit else self.name
 
+    @property
+    def kind(self) -> str:
+        """For metrics and pictures."""
+        return "classification" if self.classification else "regression"
+
+    @property
+    def described(self) -> str:
+        """Name, unit and kind."""
+        kinds = [kind for kind in ("classification", "extensive", "log") if getattr(self, kind)]
+        return self.label + (f" [{', '.join(kinds)}]" if kinds else "")
+
 
 def targets_from(config: PropertiesConfig) -> tuple[Target, ...]:
     """The targets that a configuration names, in its order."""

@@ -19,8 +19,8 @@ class PropertyModule(EpochModule):
     """Fits all of a property model.
 
     The loss is the mean over the targets that a batch has of the mean `penalty` of their errors, in units of the
-    standard deviation in the training set; of classes, the mean cross entropy. Heads with experts add what keeps them in
-    use.
+    standard deviation in the training set; of classes, the mean cross entropy. Heads with experts add what keeps them
+    in use.
     """
 
     def __init__(self, model: PropertyModel, config: TrainingConfig) -> None:
@@ -29,7 +29,8 @@ class PropertyModule(EpochModule):
 
     def groups(self) -> list[dict[str, Any]]:
         # decay is for what multiplies features, not for offsets, norms and embeddings
-        matrices, others = [], []
+        matrices: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
         embeddings = {id(p) for m in self.model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
         for parameter in self.model.parameters():
             plain = parameter.dim() < 2 or id(parameter) in embeddings

@@ -71,8 +71,8 @@ class PropertyRun(Run[PropertyModel]):
         self.console.table(f"errors, {len(shown)} {where} structures", *errors_table(found))
         write_text(self.out / "results.json", json.dumps({"stages": self.summary, "test": self.test}, indent=1))
         table = save_predictions(found, shown.rows.tolist(), shown.names.tolist(), self.out / f"{where}.csv")
-        from lrpot import property_plots  # matplotlib takes a second
+        from lrpot.property_pictures import draw  # matplotlib takes a second
 
-        pictures = property_plots.of_run(found, self.done[-1]["history"], self.out)
+        pictures = draw(found, self.out, history=self.done[-1]["history"])
         for file in (path, table, *pictures):
             self.console.line(f"wrote {file}")
