@@ -28,6 +28,15 @@ def cv(
             show_default="none",
         ),
     ] = None,
+    matbench: Annotated[
+        str | None,
+        typer.Option(
+            "--matbench",
+            metavar="TASK",
+            help="Official folds of a task of MatBench, such as matbench_jdft2d; DATA is its file.",
+            show_default="none",
+        ),
+    ] = None,
     target: Annotated[
         list[str] | None,
         typer.Option("--target", help="A property to learn; may be repeated.", show_default="all of id_prop.csv"),
@@ -79,6 +88,7 @@ def cv(
         out=out,
         folds=folds,
         fold_file=fold_file,
+        matbench=matbench,
         config=config,
         settings=settings,
         resume=resume,

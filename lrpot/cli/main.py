@@ -21,6 +21,7 @@ from lrpot.cli import (
     data,
     ensemble,
     evaluate,
+    export,
     fit,
     info,
     md,
@@ -52,6 +53,7 @@ app.command("screen")(screen.screen)
 app.command("report")(report.report)
 app.command("md")(md.md)
 app.command("info")(info.info)
+app.add_typer(export.app, name="export")
 app.add_typer(convert.app, name="convert")
 app.add_typer(plot.app, name="plot")
 

@@ -168,9 +168,9 @@ class PropertyEnsemble(nn.Module):
             raise ConfigError(f"an ensemble of {len(members)} model has no spread; give two or more")
         for number, member in enumerate(members):
             if member.targets != members[0].targets:
+                own, first = (", ".join(t.described for t in m.targets) for m in (member, members[0]))
                 raise ConfigError(
-                    f"model {number} of the ensemble predicts {', '.join(t.described for t in member.targets)}, model 0 "
-                    f"{', '.join(t.described for t in members[0].targets)}; join models of the same targets"
+                    f"model {number} of the ensemble predicts {own}, model 0 {first}; join models of the same targets"
                 )
             if (member.cutoff, member.shells) != (members[0].cutoff, members[0].shells):
                 raise ConfigError(

@@ -1,4 +1,4 @@
-"""Evaluations of property models as tables: errors for people, predictions beside labels as CSV."""
+"""Evaluations of property models as tables: errors for people; predictions beside labels as CSV, written and read."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
+from lrpot.errors import DataError
 from lrpot.files import write_text
 from lrpot.properties.evaluation import PropertyEvaluation
+from lrpot.properties.targets import Target
 
 _NUMBERS = ("mae", "rmse", "max", "r2")
 _CLASSES = ("accuracy", "f1", "roc_auc")
@@ -66,3 +70,26 @@ def save_predictions(found: PropertyEvaluation, rows: Sequence[int], names: Sequ
     """Write `predictions_csv`."""
     write_text(path, predictions_csv(found, rows, names))
     return path
+
+
+def read_predictions(path: Path, targets: Sequence[Target]) -> tuple[PropertyEvaluation, list[int], list[str]]:
+    """What `predictions_csv` wrote: predictions beside labels, rows and names.
+
+    Raises:
+        DataError: no such file, or no such table.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            lines = list(csv.DictReader(file))
+
+        def column(suffix: str) -> np.ndarray:
+            return np.array([[float(line[target.name + suffix] or "nan") for target in targets] for line in lines])
+
+        uncertainty = column("_uncertainty") if f"{targets[0].name}_uncertainty" in lines[0] else None
+        atoms = np.array([int(line["n_atoms"]) for line in lines])
+        found = PropertyEvaluation(tuple(targets), column(""), column("_predicted"), uncertainty, None, atoms)
+        return found, [int(line["row"]) for line in lines], [line["id"] for line in lines]
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; is the fit finished?") from None
+    except (OSError, KeyError, ValueError, IndexError, TypeError) as error:
+        raise DataError(f"{path}: is no table of predictions of {targets[0].name}; make it anew") from error

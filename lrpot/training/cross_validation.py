@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,18 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from pydantic import TypeAdapter, ValidationError
 
 from lrpot.config import FitConfig, make_config
 from lrpot.console import Console
 from lrpot.data.graphs import Graphs
-from lrpot.errors import ConfigError, DataError, OutputError
+from lrpot.errors import ConfigError, DataError
 from lrpot.files import run_directory, write_text
+from lrpot.leaderboards.matbench import official_folds
 from lrpot.properties.evaluation import PropertyEvaluation
-from lrpot.properties.tables import predictions_csv
+from lrpot.properties.tables import predictions_csv, read_predictions
 from lrpot.properties.targets import Target, targets_from
 from lrpot.training.dataset import read_data
 from lrpot.training.fit import CONFIG, fit
+from lrpot.training.record import recorded
 from lrpot.training.split import fold_groups, groups_of
 from lrpot.training.target_names import with_targets
 
@@ -61,6 +63,7 @@ def cross_validate(
     out: str | Path,
     folds: int = 5,
     fold_file: str | Path | None = None,
+    matbench: str | None = None,
     config: str | Path | Mapping[str, Any] | FitConfig | None = None,
     settings: Mapping[str, Any] | None = None,
     resume: bool = False,
@@ -78,6 +81,7 @@ def cross_validate(
         folds: how many, drawn with `training.seed`.
         fold_file: JSON with the rows that each fold tests, [[0, 5, ...], [1, ...], ...], in place of drawn folds; rows
             count from 0 and through all files. An object that holds such a list under one of its names will do.
+        matbench: a task of MatBench, such as matbench_jdft2d, whose official folds are taken; the rows must be its own.
         resume: go on with what is in `out`. overwrite: remove it first.
         verbose: print what happens.
     Raises:
@@ -94,32 +98,38 @@ def cross_validate(
     everything = Graphs(loaded.train.files, places)
     rows, seed = everything.rows, resolved.training.seed
     groups = groups_of(resolved.data.split, everything)
-    if fold_file is None:
+    if matbench is not None:
+        labels = torch.cat([structure.targets[:, 0] for structure in everything]).numpy()
+        tests = [rows[places] for places in official_folds(matbench, labels)]
+    elif fold_file is None:
         tests = [rows[np.isin(groups, own)] for own in fold_groups(groups, folds, seed)]
     else:
         tests = _given_folds(Path(fold_file), rows)
     splits = [_split(rows, groups, test, resolved.data.valid_fraction, seed) for test in tests]
     with run_directory(out, resume=resume, overwrite=overwrite):
         _same_settings(out, resolved)
-        done = []
-        for number, split in enumerate(splits, 1):
-            folder = out / f"fold-{number}"
-            write_text(out / f"fold-{number}.json", json.dumps(split))
-            console.line(f"fold {number} of {len(splits)}")
-            if not (folder / RESULTS).exists():
-                fit(
-                    out=folder,
-                    config=None if (folder / CONFIG).exists() else resolved,
-                    settings=None if (folder / CONFIG).exists() else {"data.split": str(out / f"fold-{number}.json")},
-                    resume=(folder / CONFIG).exists(),
-                    verbose=verbose,
-                )
-            done.append(_read_fold(folder, targets_from(resolved.properties)))
+        about = {"seed": seed, "files": loaded.record["files"]}
+        with recorded(out, about, device=resolved.training.device, warn=console.warn):
+            done = [_fold(out, number, split, resolved, console) for number, split in enumerate(splits, 1)]
         found = _joined(targets_from(resolved.properties), done)
         text = predictions_csv(found.whole, found.rows.tolist(), found.names, {"fold": found.fold.tolist()})
         write_text(out / PREDICTIONS, text)
         write_text(out / RESULTS, json.dumps(_record(found), indent=1))
     return found
+
+
+def _fold(
+    out: Path, number: int, split: Mapping[str, list[int]], config: FitConfig, console: Console
+) -> tuple[PropertyEvaluation, list[int], list[str]]:
+    """Fit what a fold trains, or go on with it; the predictions of what it tests, their rows and names."""
+    folder, rows = out / f"fold-{number}", out / f"fold-{number}.json"
+    console.line(f"{folder.name}: {', '.join(f'{len(own)} {part}' for part, own in split.items())} rows")
+    if not (folder / RESULTS).exists():
+        write_text(rows, json.dumps(split))
+        begun = (folder / CONFIG).exists()
+        own = make_config(config, {"data.split": str(rows)})
+        fit(out=folder, config=None if begun else own, resume=begun, verbose=not console.quiet)
+    return read_predictions(folder / "test.csv", targets_from(config.properties))
 
 
 def table(found: CrossValidation) -> tuple[list[str], list[list[str]]]:
@@ -210,24 +220,6 @@ def _same_settings(out: Path, config: FitConfig) -> None:
             f"{out}: was begun with other settings (see {stored}); go on with those, or start anew in another --out"
         )
     write_text(stored, text)
-
-
-def _read_fold(folder: Path, targets: tuple[Target, ...]) -> tuple[PropertyEvaluation, list[int], list[str]]:
-    """Predictions of a fold, from its test.csv."""
-    path = folder / "test.csv"
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            lines = list(csv.DictReader(file))
-
-        def column(suffix: str) -> np.ndarray:
-            return np.array([[float(line[t.name + suffix] or "nan") for t in targets] for line in lines])
-
-        uncertainty = column("_uncertainty") if f"{targets[0].name}_uncertainty" in lines[0] else None
-        atoms = np.array([int(line["n_atoms"]) for line in lines])
-        found = PropertyEvaluation(targets, column(""), column("_predicted"), uncertainty, None, atoms)
-        return found, [int(line["row"]) for line in lines], [line["id"] for line in lines]
-    except (OSError, KeyError, ValueError, IndexError) as error:
-        raise OutputError(f"{path}: cannot be read; remove {folder} and run the command with --resume") from error
 
 
 def _joined(
