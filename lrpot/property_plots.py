@@ -27,7 +27,7 @@ from lrpot.properties.metrics import (
     target_errors,
 )
 
-# Panels beside each other; more targets go on below.
+# Targets beside each other; more go on below.
 MAX_COLUMNS = 4
 
 # Sizes of which each gets a mean of its own; more are put together.
@@ -144,8 +144,8 @@ def learning_curves(history: Sequence[Mapping[str, float]], targets: Mapping[str
             axis.set(ylabel=_plain(label), title=f"{_plain(name)}: {best.get(name, math.nan):.4g} at that epoch")
         for axis in axes:
             axis.set_xlabel("epoch")
-            axis.axvline(best["epoch"], color="0.5", lw=0.8, ls=":", zorder=0)
             _log_if_wide(axis)
+            axis.axvline(best["epoch"], color="0.5", lw=0.8, ls=":", zorder=0)
         return save(figure, path)
 
 
@@ -212,7 +212,8 @@ def _by_element(figure: Figure, axis: Axes, crystals: Sequence[np.ndarray], erro
     sums = np.bincount(number, weights=error[owner], minlength=len(chemical_symbols))
     means = sums / np.maximum(counts, 1)
     frequent = counts >= min(MIN_CRYSTALS, counts.max())
-    norm, colours = Normalize(0.0, float(means[frequent].max()) or 1.0), plt.get_cmap("YlOrRd")
+    most = float(means[frequent].max()) or 1.0  # perfect predictions need a scale too
+    norm, colours = Normalize(0.0, most), plt.get_cmap("YlOrRd")
     for z in element_table():
         column, row = _place(z)
         shade = colours(norm(means[z])) if counts[z] else "white"
@@ -224,9 +225,8 @@ def _by_element(figure: Figure, axis: Axes, crystals: Sequence[np.ndarray], erro
             axis.text(column, row + 0.3, str(counts[z]), ha="center", va="center", color=ink, fontsize=5)
     axis.set(xlim=(0.4, 18.6), ylim=(9.9, 0.4), aspect="equal", title="by element: mean, and number of crystals")
     axis.axis("off")
-    above = bool((means[counts > 0] > norm.vmax).any()) if norm.vmax is not None else False
-    scale = plt.cm.ScalarMappable(norm, colours)
-    figure.colorbar(scale, ax=axis, label=label, shrink=0.75, extend="max" if above else "neither")
+    extend = "max" if (means > most).any() else "neither"
+    figure.colorbar(plt.cm.ScalarMappable(norm, colours), ax=axis, label=label, shrink=0.75, extend=extend)
 
 
 def _place(z: int) -> tuple[float, float]:
@@ -274,7 +274,7 @@ def expert_usage(names: Sequence[str], gates: np.ndarray, path: str | Path) -> P
 
 
 def _panels(n: int, width: float, heights: Sequence[float]) -> tuple[Figure, list[list[Axes]]]:
-    """n columns of axes of these heights, in, in rows of `MAX_COLUMNS` at most."""
+    """n stacks of axes of these heights (inches), `MAX_COLUMNS` beside each other at most."""
     rows = math.ceil(n / MAX_COLUMNS)
     columns = math.ceil(n / rows)
     size = (width * columns, sum(heights) * rows)
@@ -294,7 +294,7 @@ def _panels(n: int, width: float, heights: Sequence[float]) -> tuple[Figure, lis
 
 def _log_if_wide(axis: Axes) -> None:
     """Logarithmic if all that is drawn is positive and spans a factor of three or more."""
-    drawn = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axis.get_lines()[:-1]])
+    drawn = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axis.get_lines()])
     drawn = drawn[np.isfinite(drawn)]
     if len(drawn) and drawn.min() > 0 and drawn.max() > 3 * drawn.min():
         axis.set_yscale("log")

@@ -93,8 +93,8 @@ def _parse(condition: str) -> ast.expr:
             return ast.parse(condition.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ConfigError(
-            f"condition {condition!r} cannot be read; write it as gap > 1.5 and e_hull <= 0.05, with == for equal, and "
-            'names that are not plain words in quotes: "elastic anisotropy" > 1'
+            f"condition {_shown(condition)} cannot be read; write it as gap > 1.5 and e_hull <= 0.05, with == for "
+            'equal, and names that are not plain words in quotes: "elastic anisotropy" > 1'
         ) from error
 
 
@@ -140,14 +140,18 @@ class _Reader:
         if name is None:
             raise self._unreadable(node, "is neither a column nor a number")
         if name not in self.table:
-            raise ConfigError(f"condition {self.condition!r}: {_unknown_column(name, self.table)}")
+            raise ConfigError(f"condition {_shown(self.condition)}: {_unknown_column(name, self.table)}")
         return self.table[name]
 
     def _unreadable(self, node: ast.expr, why: str) -> ConfigError:
         part = ast.get_source_segment(self.condition.strip(), node) or self.condition
         return ConfigError(
-            f"condition {self.condition!r}: {part!r} {why}; compare columns with numbers, as in gap > 1.5"
+            f"condition {_shown(self.condition)}: {_shown(part)} {why}; compare columns with numbers, as in gap > 1.5"
         )
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 100 else text[:97] + "...")
 
 
 def _column(node: ast.AST) -> str | None:

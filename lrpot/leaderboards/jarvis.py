@@ -123,7 +123,7 @@ def _metadata(about: About) -> dict[str, Any]:
         "date_submitted": (about.date_submitted or date.today()).strftime("%m-%d-%Y"),
         "author_email": about.author_email,
         "team_name": about.team_name,
-        "time_taken_seconds": about.time_taken_seconds,
+        "time_taken_seconds": float(about.time_taken_seconds),
         "language": "python",
         "os": platform.system().lower(),
         "software_used": ",".join(requirements()),

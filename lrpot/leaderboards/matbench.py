@@ -68,7 +68,7 @@ class Predictions:
     Attributes:
         reference: (rows,) labels in the order of MatBench, in the unit of the task, or classes 0 and 1.
         predicted: (rows,) in the same unit, or probabilities of class 1.
-        parameters: whatever of the fit is worth telling.
+        parameters: whatever of the fit is worth telling, ready for JSON.
     """
 
     reference: np.ndarray
@@ -192,9 +192,7 @@ def write_submission(
     results = {task: _results(task, predictions) for task, predictions in tasks.items()}
     info = {**told, "notes": about.notes, "requirements": {"python": [*requirements(), f"matbench=={VERSION}"]}}
     with atomic_folder(folder) as temporary:
-        # no time in the packed file: equal results are equal files
-        packed = gzip.compress(_signed(results).encode(), mtime=0)
-        (temporary / "results.json.gz").write_bytes(packed)
+        (temporary / "results.json.gz").write_bytes(gzip.compress(_signed(results).encode()))
         (temporary / "info.json").write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         (temporary / "run.py").write_text(_RUN.format(commands=_listed(commands)), encoding="utf-8")
         (temporary / "README.md").write_text(_readme(about, tasks, results, commands), encoding="utf-8")

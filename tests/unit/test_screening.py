@@ -107,6 +107,13 @@ def test_conditions_that_cannot_be_read(condition: str, message: str) -> None:
         select(TABLE, condition)
 
 
+def test_a_message_is_short_whatever_the_condition() -> None:
+    with pytest.raises(ConfigError) as raised:
+        select(TABLE, "gap > 1 and " * 1000 + "e_hull")
+    assert "'gap > 1 and gap > 1" in str(raised.value)
+    assert len(str(raised.value)) < 300
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

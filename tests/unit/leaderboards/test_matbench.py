@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import ase.io
 import numpy as np
 import pytest
 
@@ -27,7 +28,8 @@ from lrpot.leaderboards.matbench import (
     write_submission,
 )
 
-OFFICIAL = Path("/work/shared/data/matbench_jdft2d/matbench_folds.json")
+JDFT2D = Path("/work/shared/data/matbench_jdft2d")
+needs_jdft2d = pytest.mark.skipif(not JDFT2D.exists(), reason="matbench_jdft2d is not on this machine")
 ABOUT = About("A. Author, B. Author", "lrpot-regnet", "A network.", "@article{x}", "Nothing else.")
 COMMANDS = ["lrpot cv jdft2d.json --encoder regnet"]
 
@@ -52,10 +54,27 @@ def membership(folds: list[np.ndarray], rows: int) -> str:
     return "".join(map(str, fold))
 
 
-@pytest.mark.skipif(not OFFICIAL.exists(), reason="the official folds of matbench_jdft2d are not on this machine")
+@needs_jdft2d
 def test_folds_of_jdft2d_are_the_official_ones() -> None:
-    expected = json.loads(OFFICIAL.read_text())["test_folds"]
+    expected = json.loads((JDFT2D / "matbench_folds.json").read_text())["test_folds"]
     assert [rows.tolist() for rows in official_folds("matbench_jdft2d", np.zeros(636))] == expected
+
+
+@needs_jdft2d
+def test_the_mean_of_the_training_labels_scores_as_published() -> None:
+    """The dummy of the leaderboard: MAE 67.2851 ± 10.1832, RMSE 126.8446 meV/atom."""
+    reference = np.array(
+        [atoms.info["exfoliation_en"] for atoms in ase.io.read(JDFT2D / "matbench_jdft2d.xyz.gz", ":")]
+    )
+    scores = []
+    for rows in official_folds("matbench_jdft2d", reference):
+        predicted = np.full(len(rows), np.delete(reference, rows).mean())
+        scores.append(fold_scores("regression", reference[rows], predicted))
+    mae, rmse = ([score[name] for score in scores] for name in ("mae", "rmse"))
+    rounded = 5e-5  # of four digits
+    assert np.mean(mae) == pytest.approx(67.2851, abs=rounded)
+    assert np.std(mae) == pytest.approx(10.1832, abs=rounded)
+    assert np.mean(rmse) == pytest.approx(126.8446, abs=rounded)
 
 
 def test_folds_are_those_of_scikit_learn() -> None:
