@@ -1,5 +1,5 @@
 """`predict`: a potential and files of crystals in, one record per crystal out; models of properties: see
-`lrpot.property_prediction`."""
+`lrpot.properties.prediction`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lrpot.evaluation import predict_structures
 from lrpot.files import atomic_path, write_text
 from lrpot.model_file import Model, load_model
 from lrpot.potential import Potential
-from lrpot.property_prediction import PropertyPredictions, predict_properties
+from lrpot.properties.prediction import PropertyPredictions, predict_properties
 from lrpot.structure import Structure
 from lrpot.units import GPA
 

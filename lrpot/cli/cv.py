@@ -70,7 +70,7 @@ def cv(
     """
     from lrpot.config import parse_settings
     from lrpot.console import Console
-    from lrpot.property_pictures import draw
+    from lrpot.properties.pictures import draw
     from lrpot.training.cross_validation import PREDICTIONS, RESULTS, cross_validate, table
 
     settings: dict[str, Any] = {

@@ -133,8 +133,8 @@ def _evaluate_properties(
     from lrpot.errors import DataError, LrpotError
     from lrpot.files import write_text
     from lrpot.properties.evaluation import evaluate_properties
+    from lrpot.properties.pictures import draw
     from lrpot.properties.tables import errors_table, save_predictions
-    from lrpot.property_pictures import draw
 
     names = [target.name for target in model.targets]
     rows, structures = read_rows(data), []

@@ -26,7 +26,7 @@ def matbench(
 ) -> None:
     """results.json.gz, info.json and a script for MatBench, from a cross-validation on its official folds."""
     from lrpot.console import Console
-    from lrpot.leaderboards.matbench import About, Predictions, write_submission
+    from lrpot.properties.leaderboards.matbench import About, Predictions, write_submission
 
     config, found, _ = _predictions(run, "predictions.csv")
     predictions = Predictions(found.reference[:, 0], found.predicted[:, 0], _parameters(config))
@@ -53,7 +53,7 @@ def jarvis(
 ) -> None:
     """A contribution to the JARVIS-Leaderboard: the predictions of its test set, metadata.json and run.sh."""
     from lrpot.console import Console
-    from lrpot.leaderboards.jarvis import About, Benchmark, write_contribution
+    from lrpot.properties.leaderboards.jarvis import About, Benchmark, write_contribution
 
     _, found, names = _predictions(run, "test.csv")
     kind = found.targets[0].kind

@@ -68,7 +68,7 @@ def predict(
 def _predict_properties(
     console: Console, path: Path, model: PropertyModel | PropertyEnsemble, files: list[Path], out: Path | None
 ) -> None:
-    from lrpot.property_prediction import predict_properties, summary, write_properties
+    from lrpot.properties.prediction import predict_properties, summary, write_properties
 
     with console.progress("predicting", None, "crystals") as update:
         found = predict_properties(model, files, progress=update)

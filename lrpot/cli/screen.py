@@ -60,8 +60,8 @@ def screen(
     from lrpot.files import check_writable
     from lrpot.model_file import load_model
     from lrpot.potential import Potential
-    from lrpot.property_prediction import files_of, predict_properties, summary, table_columns, write_properties
-    from lrpot.screening import select
+    from lrpot.properties.prediction import files_of, predict_properties, summary, table_columns, write_properties
+    from lrpot.properties.screening import select
 
     if out is not None:
         if out.suffix not in (".csv", ".extxyz", ".xyz"):

@@ -62,9 +62,13 @@ def changes(config: FitConfig) -> dict[str, tuple[Any, Any]]:
         for name, value, field in settings_of(config)
         if not field.is_required() and value != (default := field.get_default(call_default_factory=True))
     }
-    # every network's section has its own name as the default
-    usual, backbone = FitConfig().model.backbone.name, config.model.backbone.name
-    return {"model.backbone.name": (backbone, usual), **found} if backbone != usual else found
+    # the section of every network has its own name as the default
+    usual = FitConfig()
+    names = {
+        "model.backbone.name": (config.model.backbone.name, usual.model.backbone.name),
+        "properties.encoder.name": (config.properties.encoder.name, usual.properties.encoder.name),
+    }
+    return {name: values for name, values in names.items() if values[0] != values[1]} | found
 
 
 def without_effect(config: FitConfig) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -25,6 +27,27 @@ def build_property_model(config: PropertiesConfig, elements: Iterable[int]) -> P
     encoder = build_encoder(config.encoder)
     targets = targets_from(config)
     return PropertyModel(encoder, build_head(config.head, encoder, targets), targets, sorted(elements))
+
+
+class Reach(NamedTuple):
+    """What an encoder reads of a crystal.
+
+    Attributes:
+        cutoff: A; no edge is longer. shells: edges from so many nearest neighbours; None: from all within the cutoff.
+        wave_cutoff: 1/A; None without waves.
+    """
+
+    cutoff: float
+    shells: int | None
+    wave_cutoff: float | None
+
+
+def reach_of(config: EncoderConfig) -> Reach:
+    """That of the encoder of a section of settings."""
+    with warnings.catch_warnings():  # a form that is warned of is told once, when the model is built
+        warnings.simplefilter("ignore")
+        encoder: Any = build_encoder(config)
+    return Reach(float(encoder.cutoff), encoder.shells, encoder.wave_cutoff)
 
 
 def build_encoder(config: EncoderConfig) -> nn.Module:

@@ -29,7 +29,7 @@ class CGCNN(nn.Module):
         """
         super().__init__()
         self.features = self.atom_features = features
-        self.shells, self.cutoff = neighbours, float(reach)
+        self.shells, self.cutoff, self.wave_cutoff = neighbours, float(reach), None
         self.embedding = ElementEmbedding(features, learned=0)
         self.basis = Gaussians(0.0, reach, basis)
         self.blocks = nn.ModuleList(CGConv(features, basis, batch_norm=True) for _ in range(blocks))

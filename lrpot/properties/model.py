@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch_geometric.data import Data
 from lrpot.errors import ConfigError, DataError
 from lrpot.properties.heads import HeadOutput
 from lrpot.properties.targets import Target
+from lrpot.properties.waves import check_waves
 from lrpot.structure import batch_index
 
 # Spreads smaller than this, relative to the values, are rounding.
@@ -50,7 +51,8 @@ class PropertyModel(nn.Module):
     def __init__(self, encoder: nn.Module, head: nn.Module, targets: Sequence[Target], elements: Sequence[int]) -> None:
         """
         Args:
-            encoder: batch -> `CrystalFeatures`; its `cutoff`, A, and `shells` say which edges it wants.
+            encoder: batch -> `CrystalFeatures`; its `cutoff`, A, and `shells` say which edges it wants, `wave_cutoff`,
+                1/A, how far its waves reach, or None.
             head: `CrystalFeatures`, batch -> `HeadOutput`.
         """
         super().__init__()
@@ -71,6 +73,16 @@ class PropertyModel(nn.Module):
     def shells(self) -> int | None:
         """Edges from so many nearest neighbours, in whole shells; None: from all within the cutoff."""
         return self.encoder.shells  # type: ignore[return-value]
+
+    def check(self, structure: Data) -> None:
+        """Refuse a crystal that the encoder cannot treat, before anything is computed.
+
+        Raises:
+            StructureError: says why.
+        """
+        wave_cutoff: Any = self.encoder.wave_cutoff
+        if wave_cutoff is not None:
+            check_waves(structure, wave_cutoff)
 
     @property
     def members(self) -> list[PropertyModel]:
@@ -181,6 +193,11 @@ class PropertyEnsemble(nn.Module):
         wrong = [n for n, f in self.factors.items() if n not in {t.name for t in self.targets} or not 0 < f < math.inf]
         if wrong:
             raise ConfigError(f"the factor of {wrong[0]} is of no target, or no positive number")
+
+    def check(self, structure: Data) -> None:
+        """As of `PropertyModel.check`."""
+        for member in self.members:
+            member.check(structure)
 
     @property
     def members(self) -> list[PropertyModel]:

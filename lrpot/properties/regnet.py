@@ -142,7 +142,7 @@ class ReGNet(nn.Module):
         check_variant("regnet", variant, ("invariant", "literal", "threewave"))
         super().__init__()
         self.features = self.atom_features = features
-        self.shells, self.cutoff = neighbours, FARTHEST
+        self.shells, self.cutoff, self.wave_cutoff = neighbours, FARTHEST, float(k_cutoff) if reciprocal else None
         self.waves = waves
         self.k_cutoff = float(k_cutoff)
         self.embedding = ElementEmbedding(features)

@@ -21,8 +21,13 @@ from torch.nn.utils.rnn import pad_sequence
 from torch_geometric.data import Data
 
 from lrpot.errors import StructureError
-from lrpot.kspace.lattice import half_sphere
+from lrpot.kspace.lattice import MAX_KVECTORS, check_number, half_sphere
 from lrpot.structure import batch_index
+
+NOT_PERIODIC = (
+    "reciprocal space needs a crystal that is periodic in all directions; put it into a cell and set pbc, or choose an "
+    "encoder without waves"
+)
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,17 @@ def waves(batch: Data, k_cutoff: float, dtype: torch.dtype) -> Waves:
     return Waves(cosine, sine, k, 2.0 * (k > 0).to(dtype), _volume(batch).to(dtype), _places(batch, n_atoms))
 
 
+def check_waves(structure: Data, k_cutoff: float) -> None:
+    """Refuse a crystal that has no waves, or too many, before anything is computed.
+
+    Raises:
+        StructureError: as `waves`.
+    """
+    if not bool(structure.pbc.all()):
+        raise StructureError(NOT_PERIODIC)
+    check_number(float(_volume(structure)[0]), k_cutoff, MAX_KVECTORS)
+
+
 def wave_pairs(batch: Data, k_cutoff: float, basis: nn.Module, dtype: torch.dtype) -> WavePairs:
     """The same waves, already summed for each function of a basis.
 
@@ -154,7 +170,7 @@ def envelope(k: Tensor, k_cutoff: float) -> Tensor:
 def _phases(batch: Data, k_cutoff: float) -> Iterator[tuple[Tensor, Tensor]]:
     """Of each crystal: k . r (K, N), within a turn, and |k| (K,), float64."""
     if not bool(batch.pbc.all()):
-        raise StructureError("reciprocal space needs a cell that is periodic in all directions; set pbc and a cell")
+        raise StructureError(NOT_PERIODIC)
     index = batch_index(batch)
     fractional = torch.linalg.solve(batch.cell[index].mT, batch.positions[:, :, None])[:, :, 0]
     counts = torch.bincount(index, minlength=len(batch.cell)).tolist()

@@ -114,8 +114,10 @@ class Yu(nn.Module):
         own = 0 if backbone is None else int(backbone.features)  # type: ignore[arg-type]
         self.atom_features = own
         self.features = own + (0 if descriptor is None else descriptor.features)
+        self.shells = None
         # the descriptor needs no edges; short ones tell that two atoms are in one place
-        self.shells, self.cutoff = None, OVERLAP_CHECKED if backbone is None else float(backbone.cutoff)  # type: ignore[arg-type]
+        self.cutoff = OVERLAP_CHECKED if backbone is None else float(backbone.cutoff)  # type: ignore[arg-type]
+        self.wave_cutoff = None if descriptor is None else descriptor.k_cutoff
 
     def forward(self, batch: Data) -> CrystalFeatures:
         """Features (G, `features`) of the crystals, and (N, F) of the backbone.

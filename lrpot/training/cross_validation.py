@@ -17,8 +17,8 @@ from lrpot.console import Console
 from lrpot.data.graphs import Graphs
 from lrpot.errors import ConfigError, DataError
 from lrpot.files import run_directory, write_text
-from lrpot.leaderboards.matbench import official_folds
 from lrpot.properties.evaluation import PropertyEvaluation
+from lrpot.properties.leaderboards.matbench import official_folds
 from lrpot.properties.tables import predictions_csv, read_predictions
 from lrpot.properties.targets import Target, targets_from
 from lrpot.training.dataset import read_data

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,10 @@ from lrpot.data.readers import check_elements, tell_bad_rows
 from lrpot.data.sources import expand, named
 from lrpot.errors import DataError, LrpotError
 from lrpot.kspace.boundary import boundary_of
-from lrpot.properties.build import build_encoder
+from lrpot.kspace.lattice import MAX_KVECTORS
+from lrpot.properties.build import reach_of
 from lrpot.properties.targets import check_values, targets_from
+from lrpot.properties.waves import check_waves
 from lrpot.structure import CHARGE_LABELS, LABELS, Structure
 from lrpot.training.split import PARTS, check_unchanged, divide, groups_of, stored_split
 
@@ -137,12 +138,10 @@ def read_data(config: FitConfig, console: Console, *, stored: Path | None = None
 def graph_settings(config: FitConfig) -> GraphSettings:
     """What the structures of a fit must have, and which edges."""
     if config.task == "property":
-        with warnings.catch_warnings():  # a form that is warned of is told once, when the model is built
-            warnings.simplefilter("ignore")
-            encoder = build_encoder(config.properties.encoder)
+        reach = reach_of(config.properties.encoder)
         return GraphSettings(
-            float(encoder.cutoff),  # type: ignore[arg-type]
-            shells=encoder.shells,  # type: ignore[arg-type]
+            reach.cutoff,
+            shells=reach.shells,
             targets=tuple(config.properties.targets),
             labels=False,
             check=check_labelled,
@@ -177,9 +176,12 @@ def _usable(
     targets = targets_from(config.properties)
     # what any value of these targets may be is looked at row by row
     delicate = ["targets"] if any(target.classification or target.log for target in targets) else []
+    wave_cutoff = reach_of(config.properties.encoder).wave_cutoff if config.task == "property" else None
     for file in files:
         bad, good = file.bad, np.ones(len(file.records), dtype=bool)
         doubtful = _of_other_elements(file, elements) | _with_fields(file, supervised(config.training) + delicate)
+        if wave_cutoff is not None:
+            doubtful |= _with_doubtful_waves(file, wave_cutoff)
         for number in np.flatnonzero(doubtful).tolist():
             structure = file.read(number)
             try:
@@ -187,6 +189,8 @@ def _usable(
                 check_supervision(config, structure)
                 if config.task == "property":
                     check_values(targets, structure.targets[0])
+                if wave_cutoff is not None:
+                    check_waves(structure, wave_cutoff)
             except LrpotError as error:
                 good[number] = False
                 bad.append((int(structure.row), error))
@@ -200,6 +204,13 @@ def _of_other_elements(file: GraphFile, elements: Sequence[int] | None) -> np.nd
     """(number of structures,) bool: which have an element that is none of these."""
     other = [elements is not None and bool(set(elements_of(f)) - set(elements)) for f in file.formulas]
     return np.array(other, dtype=bool)[file.records.columns["formula"]]
+
+
+def _with_doubtful_waves(file: GraphFile, cutoff: float) -> np.ndarray:
+    """(number of structures,) bool: which are not periodic, or may have too many waves."""
+    columns = file.records.columns
+    volume = columns["volume"] * columns["atoms"]
+    return (volume == 0.0) | (volume * cutoff**3 / (12.0 * np.pi**2) > 0.99 * MAX_KVECTORS)
 
 
 def _with_fields(file: GraphFile, names: Sequence[str]) -> np.ndarray:

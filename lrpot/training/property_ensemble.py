@@ -42,7 +42,7 @@ def join_properties(
     record = {"stages": entries, "test": test, "calibration": model.factors}
     write_text(out / "results.json", json.dumps(record, indent=1))
     table = save_predictions(found, shown.rows.tolist(), shown.names.tolist(), out / f"{where}.csv")
-    from lrpot.property_pictures import draw  # matplotlib takes a second
+    from lrpot.properties.pictures import draw  # matplotlib takes a second
 
     for file in (path, table, *draw(found, out)):
         console.line(f"wrote {file}")

@@ -71,7 +71,7 @@ class PropertyRun(Run[PropertyModel]):
         self.console.table(f"errors, {len(shown)} {where} structures", *errors_table(found))
         write_text(self.out / "results.json", json.dumps({"stages": self.summary, "test": self.test}, indent=1))
         table = save_predictions(found, shown.rows.tolist(), shown.names.tolist(), self.out / f"{where}.csv")
-        from lrpot.property_pictures import draw  # matplotlib takes a second
+        from lrpot.properties.pictures import draw  # matplotlib takes a second
 
         pictures = draw(found, self.out, history=self.done[-1]["history"])
         for file in (path, table, *pictures):

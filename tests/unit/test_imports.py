@@ -20,13 +20,13 @@ ROOT = Path(lrpot.__file__).parent
 # A module may import its own group and the groups above its line; groups on one line do not know each other.
 ORDER = (
     ("_version", "errors", "units", "smooth", "analysis", "threads", "compiled"),
-    ("structure", "config", "files", "console", "interrupts", "archive"),
-    ("kspace", "data", "plot_style"),
+    ("structure", "config", "files", "console", "interrupts"),
+    ("kspace", "data", "archive", "plot_style"),
     ("backbones", "charges"),
     ("potential", "properties", "tensors", "testing"),
     ("build", "evaluation", "born", "ensemble"),
     ("model_file", "charge_scale", "calibration"),
-    ("prediction", "plots", "property_plots", "leaderboards", "screening"),
+    ("prediction", "plots"),
     ("training",),
     ("interfaces", "md", "report"),
     ("cli",),

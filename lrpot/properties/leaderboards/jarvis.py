@@ -22,7 +22,7 @@ import numpy as np
 
 from lrpot.errors import ConfigError, DataError, ShapeError
 from lrpot.files import atomic_folder
-from lrpot.leaderboards.submission import check_told, requirements
+from lrpot.properties.leaderboards.submission import check_told, requirements
 from lrpot.properties.metrics import check_classes, predicted_classes
 
 # A fixed time in the packed files: equal predictions are equal files.

@@ -11,10 +11,10 @@ import pytest
 from ase.data import atomic_numbers
 from matplotlib.figure import Figure
 
-from lrpot import property_plots
 from lrpot.errors import DataError, ShapeError
+from lrpot.properties import plots
 from lrpot.properties.elements import element_table
-from lrpot.property_plots import TargetPredictions, expert_usage, learning_curves, parity, residuals
+from lrpot.properties.plots import TargetPredictions, expert_usage, learning_curves, parity, residuals
 from tests.unit.test_plots import is_picture
 
 RNG = np.random.default_rng(3)
@@ -28,7 +28,7 @@ METAL = TargetPredictions("is_metal", "classification", "", np.array([0, 1, 1, 0
 def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Figure]]:
     """Figures that would have been written."""
     figures: list[Figure] = []
-    monkeypatch.setattr(property_plots, "save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
     yield figures
     for figure in figures:
         plt.close(figure)
@@ -103,7 +103,7 @@ def test_errors_by_element_count_crystals_with_labels(drawn: list[Figure]) -> No
 
 
 def test_every_element_has_a_place_of_its_own() -> None:
-    places = {z: property_plots._place(z) for z in element_table()}
+    places = {z: plots._place(z) for z in element_table()}
     assert len(set(places.values())) == len(places) == 118
     assert places[atomic_numbers["Fe"]] == (8, 4)
     # a column below each other

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from lrpot.errors import ConfigError, DataError, LrpotError, ShapeError
-from lrpot.leaderboards.jarvis import About, Benchmark, write_contribution
+from lrpot.properties.leaderboards.jarvis import About, Benchmark, write_contribution
 
 ABOUT = About(
     model_name="lrpot_regnet",

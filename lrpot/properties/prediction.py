@@ -122,6 +122,7 @@ def _structures(
             for row in stream_rows(path):
                 try:
                     structure = to_structure(row.atoms, model.cutoff, shells=model.shells, labels=False)
+                    model.check(structure)
                 except LrpotError as error:
                     kind = type(error) if isinstance(error, (StructureError, UnknownElementError)) else LrpotError
                     told = kind(f"{row}: {error}")

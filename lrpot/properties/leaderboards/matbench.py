@@ -19,7 +19,7 @@ import numpy as np
 
 from lrpot.errors import ConfigError, DataError, ShapeError
 from lrpot.files import atomic_folder
-from lrpot.leaderboards.submission import check_told, requirements
+from lrpot.properties.leaderboards.submission import check_told, requirements
 from lrpot.properties.metrics import check_classes, class_errors, predicted_classes, regression_errors, roc_auc
 
 BENCHMARK = "matbench_v0.1"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lrpot.errors import ConfigError, ShapeError
-from lrpot.screening import select
+from lrpot.properties.screening import select
 
 NAN = float("nan")
 TABLE = {

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lrpot import property_plots
+from lrpot.properties import plots
 from lrpot.properties.evaluation import PropertyEvaluation
-from lrpot.property_plots import TargetPredictions
+from lrpot.properties.plots import TargetPredictions
 
 
 def draw(
@@ -29,18 +29,18 @@ def draw(
         if np.isfinite(columns[0]).any():
             labelled.append(TargetPredictions(target.name, target.kind, target.unit, *columns))
     if labelled:
-        written.append(property_plots.parity(labelled, folder / f"parity{ending}"))
+        written.append(plots.parity(labelled, folder / f"parity{ending}"))
     if found.numbers is not None:
         for own in labelled:
             file = folder / f"residuals-{re.sub('[^0-9A-Za-z_.-]+', '-', own.name)}{ending}"
-            written.append(property_plots.residuals(own, found.numbers, file))
+            written.append(plots.residuals(own, found.numbers, file))
     if history:
         errors = {
             target.name: "share of wrong classes" if target.classification else f"MAE {target.unit}".strip()
             for target in found.targets
         }
-        written.append(property_plots.learning_curves(history, errors, folder / f"learning_curves{ending}"))
+        written.append(plots.learning_curves(history, errors, folder / f"learning_curves{ending}"))
     if found.gates is not None:
         names = [target.name for target in found.targets]
-        written.append(property_plots.expert_usage(names, found.gates.mean(axis=0), folder / f"experts{ending}"))
+        written.append(plots.expert_usage(names, found.gates.mean(axis=0), folder / f"experts{ending}"))
     return written

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from lrpot.errors import ConfigError, DataError, LrpotError, OutputError, ShapeError
-from lrpot.leaderboards.matbench import (
+from lrpot.properties.leaderboards.matbench import (
     SEED,
     TASKS,
     About,
