@@ -27,6 +27,7 @@ class Encoder(StrEnum):
     cgcnn = "cgcnn"
     yu = "yu"
     regnet = "regnet"
+    statistics = "statistics"
 
 
 class Head(StrEnum):

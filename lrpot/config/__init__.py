@@ -21,6 +21,7 @@ from lrpot.config.properties import (
     HeadConfig,
     PropertiesConfig,
     ReGNetConfig,
+    StatisticsConfig,
     YuConfig,
 )
 from lrpot.config.reading import field_names, locate, make_config, parse_settings
@@ -49,6 +50,7 @@ __all__ = [
     "ReGNetConfig",
     "RegisteredConfig",
     "StageConfig",
+    "StatisticsConfig",
     "TrainingConfig",
     "YuConfig",
     "changes",

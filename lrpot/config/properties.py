@@ -86,13 +86,25 @@ class ReGNetConfig(Section):
     )
 
 
+class StatisticsConfig(Section):
+    """Statistics of elements, density and neighbours, and a network on them; for small sets, and as a baseline."""
+
+    name: Literal["statistics"] = Field("statistics", description="Which encoder.")
+    features: int = Field(256, ge=1, description="Width of the network.")
+    layers: int = Field(2, ge=1, description="Its layers.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Share of inputs and features that are left out in training.")
+
+
 def _encoder_name(section: Any) -> Any:
     """Which of the encoders a section describes; without a name it is ReGNet."""
     return section.get("name", "regnet") if isinstance(section, Mapping) else getattr(section, "name", None)
 
 
 EncoderConfig = Annotated[
-    Annotated[CGCNNConfig, Tag("cgcnn")] | Annotated[YuConfig, Tag("yu")] | Annotated[ReGNetConfig, Tag("regnet")],
+    Annotated[CGCNNConfig, Tag("cgcnn")]
+    | Annotated[YuConfig, Tag("yu")]
+    | Annotated[ReGNetConfig, Tag("regnet")]
+    | Annotated[StatisticsConfig, Tag("statistics")],
     Discriminator(_encoder_name),
 ]
 

@@ -9,11 +9,20 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from lrpot.backbones import BACKBONES
-from lrpot.config import CGCNNConfig, EncoderConfig, HeadConfig, PropertiesConfig, ReGNetConfig, YuConfig
+from lrpot.config import (
+    CGCNNConfig,
+    EncoderConfig,
+    HeadConfig,
+    PropertiesConfig,
+    ReGNetConfig,
+    StatisticsConfig,
+    YuConfig,
+)
 from lrpot.properties.cgcnn import CGCNN
 from lrpot.properties.heads import ExpertsHead, SharedHead
 from lrpot.properties.model import PropertyModel
 from lrpot.properties.regnet import ReGNet
+from lrpot.properties.statistics import Statistics
 from lrpot.properties.targets import Target, targets_from
 from lrpot.properties.yu import ReciprocalDescriptor, Yu
 
@@ -55,6 +64,8 @@ def build_encoder(config: EncoderConfig) -> nn.Module:
     settings = config.model_dump(exclude={"name"})
     if isinstance(config, CGCNNConfig):
         return CGCNN(**settings)
+    if isinstance(config, StatisticsConfig):
+        return Statistics(**settings)
     if isinstance(config, ReGNetConfig):
         return ReGNet(**settings)
     assert isinstance(config, YuConfig)

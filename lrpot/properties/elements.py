@@ -40,6 +40,9 @@ _BLOCKS = (
     ("molar_volume_cm3", 10),
 )
 
+# Positive, and spread over powers of ten.
+_LOGARITHMIC = ("ionization_energy_eV", "molar_volume_cm3")
+
 N_BINS = sum(size for _, size in _BLOCKS)
 
 
@@ -62,6 +65,26 @@ def element_bins() -> Tensor:
                 table[number, start + place] = 1.0
             start += size
     return table
+
+
+@cache
+def element_quantities() -> Tensor:
+    """(119, 8) numbers by atomic number: group, period, electronegativity, covalent radius in pm, valence electrons,
+    logarithms of the ionization energy in eV, electron affinity in eV, logarithm of the molar volume in cm^3.
+
+    Elements of the f block count as group 3. What is not known, and number 0, has the median of all.
+    """
+    names = [name for name, _ in _BLOCKS if name != "block"]
+    table = torch.full((MAX_ATOMIC_NUMBER + 1, len(names)), torch.nan, device="cpu")
+    for number, row in element_table().items():
+        for place, name in enumerate(names):
+            text = row[name] or ("3" if name == "group" else "")
+            if text:
+                value = float(text)
+                table[number, place] = (
+                    math.log(value) if name in ("ionization_energy_eV", "molar_volume_cm3") else value
+                )
+    return torch.where(table.isnan(), table.nanmedian(dim=0).values, table)
 
 
 def _bin(name: str, text: str) -> int | None:

@@ -13,6 +13,7 @@ from lrpot.model_file import save
 from lrpot.properties.build import build_property_model
 from lrpot.properties.evaluation import errors_text, evaluate_properties
 from lrpot.properties.model import PropertyModel
+from lrpot.properties.statistics import Statistics
 from lrpot.properties.tables import errors_table, save_predictions
 from lrpot.properties.targets import Target, targets_from
 from lrpot.training.property_module import PropertyModule
@@ -36,6 +37,9 @@ class PropertyRun(Run[PropertyModel]):
         model.set_precision(getattr(torch, self.config.training.dtype))
         values = torch.cat([structure.targets for structure in self.data.train])
         model.set_scales(values, torch.from_numpy(self.data.train.atoms.astype("int64")))
+        if isinstance(model.encoder, Statistics):
+            statistics = [model.encoder.statistics(structure) for structure in self.data.train]
+            model.encoder.standardise(torch.cat(statistics))
         for place, target in enumerate(model.targets):
             own = values[:, place]
             if not target.classification and bool(((own == 0) | (own == 1) | own.isnan()).all()):
@@ -48,6 +52,11 @@ class PropertyRun(Run[PropertyModel]):
         return model
 
     def module(self, model: PropertyModel, number: int) -> PropertyModule:
+        prepared = getattr(model.encoder, "prepared", None)
+        if prepared is not None:
+            with torch.no_grad():
+                for part in (self.data.train, self.data.valid):
+                    part.attach(prepared(structure) for structure in part)
         return PropertyModule(model, self.config.training.for_stage(number))
 
     def results(self, model: PropertyModel) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from lrpot.errors import ConfigError
 from lrpot.properties.cgcnn import CGCNN
 from lrpot.properties.features import CrystalFeatures
 from lrpot.properties.regnet import ReGNet
+from lrpot.properties.statistics import Statistics
 from lrpot.properties.yu import ReciprocalDescriptor, Yu
 from lrpot.structure import collate
 from tests.unit.properties.crystals import CHANGES, CRYSTALS, graph
@@ -24,6 +25,7 @@ ENCODERS: dict[str, Callable[[], nn.Module]] = {
     "descriptor": lambda: Yu(None, ReciprocalDescriptor(charges=4)),
     "regnet": lambda: ReGNet(features=16, blocks=2),
     "messages": lambda: ReGNet(features=16, blocks=2, reciprocal=False),
+    "statistics": lambda: Statistics(features=16),
 }
 PUBLISHED: dict[str, Callable[[], nn.Module]] = {
     "literal": lambda: ReGNet(features=16, blocks=2, variant="literal"),
