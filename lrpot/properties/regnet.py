@@ -8,26 +8,28 @@ and the filter as it is printed is not a function of the crystal; `variant` says
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from lrpot.errors import ConfigError
 from lrpot.kspace.lattice import reciprocal_cell
 from lrpot.properties.basis import Gaussians, Residual
 from lrpot.properties.elements import ElementEmbedding
 from lrpot.properties.features import CrystalFeatures, mean_over_atoms
 from lrpot.properties.radial_table import RadialTable, interpolation
-from lrpot.properties.variant import check_variant
-from lrpot.properties.waves import WaveFilter, wave_filter
-from lrpot.structure import batch_index, edge_vectors
+from lrpot.properties.variant import INVARIANT, check_variant
+from lrpot.properties.wave_filter import WaveFilter, prepared, wave_filters
+from lrpot.structure import Structure, batch_index, edge_vectors
 
 # An edge is known by -0.75 A / distance; no edge is shorter than 0.1 A.
 POTENTIAL = -0.75
 NEAREST = POTENTIAL / 0.1
 
-# Filters in |k| that all features of a block are made of.
-RANK = 8
+# Filters in |k| of a block.
+FILTERS = 8
 
 
 class GatedMessages(nn.Module):
@@ -62,7 +64,7 @@ class GatedMessages(nn.Module):
 
 
 class ReciprocalFilter(nn.Module):
-    """u_i = c / V sum_k 2 w(|k|) Re[e^{ik.r_i} S(k)], S(k) = sum_j h_j e^{-ik.r_j}; w is learned for each feature.
+    """u_i = c / V sum_k 2 w(|k|) Re[e^{ik.r_i} S(k)], S(k) = sum_j h_j e^{-ik.r_j}, with a w for every group of features.
 
     The mean over the volume, every wave inside a sphere and a filter of |k| alone make it the same in any cell.
     """
@@ -73,8 +75,7 @@ class ReciprocalFilter(nn.Module):
             features: width. k_cutoff: 1/A. basis: functions of |k|.
         """
         super().__init__()
-        self.filters = nn.Parameter(torch.randn(basis, RANK) * basis**-0.5)
-        self.mix = nn.Parameter(torch.randn(RANK, features) * RANK**-0.5)
+        self.filters = nn.Parameter(torch.randn(basis, FILTERS) * basis**-0.5)
         self.before = Residual(features)
         self.after = nn.Sequential(nn.Linear(features, features), Residual(features))
         self.last = nn.Linear(features, features, bias=False)
@@ -83,10 +84,18 @@ class ReciprocalFilter(nn.Module):
         # the number of waves in the half sphere grows with the volume: about one for the sum at the start
         self.strength = 12.0 * math.pi**2 / k_cutoff**3
 
-    def forward(self, h: Tensor, found: WaveFilter) -> Tensor:
-        """(N, features) to be added."""
-        field = found(self.before(h), self.filters, self.strength * self.mix)
-        return self.last(nn.functional.silu(self.after(field)))
+    @property
+    def weights(self) -> Tensor:
+        """(basis, FILTERS): c w of each group as a sum of the basis."""
+        return self.strength * self.filters
+
+    def forward(self, h: Tensor, filtered: WaveFilter) -> Tensor:
+        """(N, features) to be added.
+
+        Args:
+            h: (N, features). filtered: `weights` at work.
+        """
+        return self.last(nn.functional.silu(self.after(filtered(self.before(h)))))
 
 
 class PublishedFilter(nn.Module):
@@ -125,7 +134,7 @@ class ReGNet(nn.Module):
         reciprocal: bool = True,
         waves: int = 128,
         basis: int = 256,
-        wave_basis: int = 32,
+        wave_basis: int = 16,
         variant: str = "invariant",
     ) -> None:
         """
@@ -138,6 +147,8 @@ class ReGNet(nn.Module):
             variant: "invariant", or what is printed: "literal" or "threewave" (see `PublishedFilter`).
         """
         check_variant("regnet", variant, ("invariant", "literal", "threewave"))
+        if waves % FILTERS:
+            raise ConfigError(f"regnet: waves = {waves} is no multiple of its {FILTERS} filters; choose another width")
         super().__init__()
         self.features = features
         self.waves = waves
@@ -148,7 +159,7 @@ class ReGNet(nn.Module):
         self.messages = nn.ModuleList(GatedMessages(features) for _ in range(blocks))
         self.variant = variant
         self.filters = nn.ModuleList(
-            ReciprocalFilter(waves, k_cutoff, wave_basis) if variant == "invariant" else PublishedFilter(waves, variant)
+            ReciprocalFilter(waves, k_cutoff, wave_basis) if variant == INVARIANT else PublishedFilter(waves, variant)
             for _ in range(blocks if reciprocal else 0)
         )
         self.wave_basis = Gaussians(0.0, self.k_cutoff, wave_basis)
@@ -171,16 +182,34 @@ class ReGNet(nn.Module):
             for pass_on in self.messages:
                 local = pass_on(local, batch.edge_index, table)
             return CrystalFeatures(mean_over_atoms(local, batch), local)
-        found: Data | WaveFilter = batch
-        if self.variant == "invariant":
-            work = {"rank": RANK, "features": self.waves * len(self.filters)}
-            found = wave_filter(batch, self.k_cutoff, self.wave_basis, local.dtype, **work)
+        crystals: Sequence[Data | WaveFilter] = [batch] * len(self.filters)
+        if self.variant == INVARIANT:
+            crystals = wave_filters(batch, self.k_cutoff, self.wave_basis, self._wave_weights(), self.waves)
         whole = torch.sigmoid(self.first(local))
-        for pass_on, filtered, fuse, norm in zip(self.messages, self.filters, self.fuse, self.norms, strict=True):
+        for pass_on, block, found, fuse, norm in zip(
+            self.messages, self.filters, crystals, self.fuse, self.norms, strict=True
+        ):
             local = pass_on(local, batch.edge_index, table)
-            whole = whole + filtered(whole, found)
+            whole = whole + block(whole, found)
             local = norm(local + fuse(torch.cat([local, whole], dim=1)))
         return CrystalFeatures(mean_over_atoms(local, batch), local)
+
+    def prepared(self, structure: Structure) -> dict[str, Tensor]:
+        """Fields that depend on a crystal alone, for `Graphs.attach`: a fit makes them once.
+
+        `forward` finds the same without them. They belong to this network's `k_cutoff` and `wave_basis`.
+
+        Args:
+            structure: one crystal.
+        Raises:
+            StructureError: see `lrpot.properties.waves.waves`.
+        """
+        if not self.filters or self.variant != INVARIANT:
+            return {}
+        return prepared(structure, self.k_cutoff, self.wave_basis, self._wave_weights(), self.waves)
+
+    def _wave_weights(self) -> list[Tensor]:
+        return [block.weights for block in self.filters]
 
     def _edge_features(self, x: Tensor) -> Tensor:
         """(X, features) from -0.75 / distance."""

@@ -13,10 +13,10 @@ from torch_geometric.data import Data
 
 from lrpot.errors import ConfigError
 from lrpot.properties.basis import Gaussians, Residual
-from lrpot.properties.features import CrystalFeatures, mean_over_atoms
+from lrpot.properties.features import CrystalFeatures, atom_counts, mean_over_atoms
 from lrpot.properties.variant import check_variant
 from lrpot.properties.waves import Waves, envelope, waves
-from lrpot.structure import MAX_ATOMIC_NUMBER, batch_index, edge_vectors
+from lrpot.structure import MAX_ATOMIC_NUMBER, edge_vectors
 
 # Below any reflection that is seen; the square root of zero has no derivative.
 _EXTINCT = 1e-12
@@ -78,7 +78,7 @@ class ReciprocalDescriptor(nn.Module):
         cosines, sines = found.sums(charges)
         volume = found.volume[:, None, None]
         power = (cosines**2 + sines**2) / volume**2
-        total = mean_over_atoms(charges, batch) * (torch.bincount(batch_index(batch)) / found.volume)[:, None]
+        total = mean_over_atoms(charges, batch) * (atom_counts(batch) / found.volume)[:, None]
         power = torch.cat([power, total[:, None] ** 2], dim=1) / self.scale
         # k = 0 too: it tells how dense a crystal is, which no other wave does
         zero = found.k.new_zeros(len(found.k), 1)
