@@ -8,7 +8,6 @@ and the filter as it is printed is not a function of the crystal; `variant` says
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +63,7 @@ class GatedMessages(nn.Module):
 
 
 class ReciprocalFilter(nn.Module):
-    """u_i = c / V sum_k 2 w(|k|) Re[e^{ik.r_i} S(k)], S(k) = sum_j h_j e^{-ik.r_j}, with a w for every group of features.
+    """u_i = c / V sum_k 2 w(|k|) Re[e^{ik.r_i} S(k)], S(k) = sum_j h_j e^{-ik.r_j}; each group of features has its w.
 
     The mean over the volume, every wave inside a sphere and a filter of |k| alone make it the same in any cell.
     """
@@ -98,29 +97,40 @@ class ReciprocalFilter(nn.Module):
         return self.last(nn.functional.silu(self.after(filtered(self.before(h)))))
 
 
-class PublishedFilter(nn.Module):
-    """The filter as it is printed: u_j = W Re sum_m e^{i p_mj} sum_l h_l e^{-i p_ml}, with three phases m at each atom.
+def published_filter(batch: Data, phase: str) -> WaveFilter:
+    """The filter as it is printed: u_j = Re sum_m e^{i p_mj} sum_l h_l e^{-i p_ml}, with three phases m at each atom.
 
-    literal: p_mj = b_m . f_j, of a Cartesian reciprocal basis vector and fractional coordinates; it changes when the
-    crystal is rotated, moved, or described by another cell. threewave: p_mj = 2 pi f_mj; it changes with the cell.
+    Args:
+        batch: crystals.
+        phase: "literal": p_mj = b_m . f_j, a Cartesian reciprocal basis vector times fractional coordinates; it changes
+            when the crystal is rotated, moved, or described by another cell. "threewave": p_mj = 2 pi f_mj; it changes
+            with the cell.
     """
+    index = batch_index(batch)
+    fractional = torch.linalg.solve(batch.cell[index].mT, batch.positions[:, :, None])[:, :, 0]
+    phases = 2.0 * math.pi * fractional
+    if phase == "literal":
+        phases = torch.einsum("nmc,nc->nm", reciprocal_cell(batch.cell)[index], fractional)
 
-    def __init__(self, features: int, phase: str) -> None:
-        super().__init__()
-        self.phase = phase
-        self.last = nn.Linear(features, features)
-
-    def forward(self, h: Tensor, batch: Data) -> Tensor:
-        """(N, features) to be added."""
-        index = batch_index(batch)
-        fractional = torch.linalg.solve(batch.cell[index].mT, batch.positions[:, :, None])[:, :, 0]
-        phases = 2.0 * math.pi * fractional
-        if self.phase == "literal":
-            phases = torch.einsum("nmc,nc->nm", reciprocal_cell(batch.cell)[index], fractional)
+    def filtered(h: Tensor) -> Tensor:
         turn = torch.polar(torch.ones_like(phases), phases).to(torch.complex(h, h).dtype)
         waves_of = torch.einsum("nm,nf->nmf", turn.conj(), h.to(turn.dtype))
         sums = waves_of.new_zeros(len(batch.cell), *waves_of.shape[1:]).index_add(0, index, waves_of)
-        return self.last(torch.einsum("nm,nmf->nf", turn, sums[index]).real)
+        return torch.einsum("nm,nmf->nf", turn, sums[index]).real
+
+    return filtered
+
+
+class PublishedFilter(nn.Module):
+    """A linear layer on `published_filter`."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.last = nn.Linear(features, features)
+
+    def forward(self, h: Tensor, filtered: WaveFilter) -> Tensor:
+        """(N, features) to be added."""
+        return self.last(filtered(h))
 
 
 class ReGNet(nn.Module):
@@ -144,7 +154,7 @@ class ReGNet(nn.Module):
             waves: width of the stream that is filtered; `features` in the paper, which takes more of its time than
                 the messages.
             basis: Gaussians in -0.75 / d on -4 ... 4. wave_basis: Gaussians in |k|.
-            variant: "invariant", or what is printed: "literal" or "threewave" (see `PublishedFilter`).
+            variant: "invariant", or what is printed: "literal" or "threewave" (see `published_filter`).
         """
         check_variant("regnet", variant, ("invariant", "literal", "threewave"))
         if waves % FILTERS:
@@ -159,7 +169,7 @@ class ReGNet(nn.Module):
         self.messages = nn.ModuleList(GatedMessages(features) for _ in range(blocks))
         self.variant = variant
         self.filters = nn.ModuleList(
-            ReciprocalFilter(waves, k_cutoff, wave_basis) if variant == INVARIANT else PublishedFilter(waves, variant)
+            ReciprocalFilter(waves, k_cutoff, wave_basis) if variant == INVARIANT else PublishedFilter(waves)
             for _ in range(blocks if reciprocal else 0)
         )
         self.wave_basis = Gaussians(0.0, self.k_cutoff, wave_basis)
@@ -182,15 +192,11 @@ class ReGNet(nn.Module):
             for pass_on in self.messages:
                 local = pass_on(local, batch.edge_index, table)
             return CrystalFeatures(mean_over_atoms(local, batch), local)
-        crystals: Sequence[Data | WaveFilter] = [batch] * len(self.filters)
-        if self.variant == INVARIANT:
-            crystals = wave_filters(batch, self.k_cutoff, self.wave_basis, self._wave_weights(), self.waves)
         whole = torch.sigmoid(self.first(local))
-        for pass_on, block, found, fuse, norm in zip(
-            self.messages, self.filters, crystals, self.fuse, self.norms, strict=True
-        ):
+        blocks = zip(self.messages, self.filters, self._filters_of(batch), self.fuse, self.norms, strict=True)
+        for pass_on, block, filtered, fuse, norm in blocks:
             local = pass_on(local, batch.edge_index, table)
-            whole = whole + block(whole, found)
+            whole = whole + block(whole, filtered)
             local = norm(local + fuse(torch.cat([local, whole], dim=1)))
         return CrystalFeatures(mean_over_atoms(local, batch), local)
 
@@ -204,12 +210,17 @@ class ReGNet(nn.Module):
         Raises:
             StructureError: see `lrpot.properties.waves.waves`.
         """
-        if not self.filters or self.variant != INVARIANT:
-            return {}
-        return prepared(structure, self.k_cutoff, self.wave_basis, self._wave_weights(), self.waves)
+        weights = self._wave_weights()
+        return prepared(structure, self.k_cutoff, self.wave_basis, weights, self.waves) if weights else {}
+
+    def _filters_of(self, batch: Data) -> list[WaveFilter]:
+        if self.variant == INVARIANT:
+            return wave_filters(batch, self.k_cutoff, self.wave_basis, self._wave_weights(), self.waves)
+        return [published_filter(batch, self.variant)] * len(self.filters)
 
     def _wave_weights(self) -> list[Tensor]:
-        return [block.weights for block in self.filters]
+        """Of the filters of each block; none of the published ones."""
+        return [block.weights for block in self.filters if isinstance(block, ReciprocalFilter)]
 
     def _edge_features(self, x: Tensor) -> Tensor:
         """(X, features) from -0.75 / distance."""

@@ -70,7 +70,7 @@ def wave_filters(
 
     Args:
         batch: crystals; the field `PAIRS` is used if all of them have it. k_cutoff: 1/A.
-        basis: (K,) -> (K, B), of |k|. filters: (B, H) each; the functions w are the basis times these, and the envelope.
+        basis: (K,) -> (K, B), of |k|. filters: (B, H) each; w is the basis times these, times the envelope.
         n_features: C, a multiple of H.
     Raises:
         StructureError: as `lrpot.properties.waves.waves`.
