@@ -84,15 +84,19 @@ class ReciprocalDescriptor(nn.Module):
         zero = found.k.new_zeros(len(found.k), 1)
         k = torch.cat([found.k, zero], dim=1)
         weight = torch.cat([found.weight, zero + 1.0], dim=1)
+        # crystals have numbers of waves of their own: the network sees no padding
+        crystal, place = weight.nonzero(as_tuple=True)
+        k, weight, power = (part[crystal, place] for part in (k, weight, power))
         if self.variant == "invariant":
             weight = weight * envelope(k, self.k_cutoff)
             # not the square root, whose derivative is infinite at a reflection that is extinct
             strength = torch.log1p(power)
         else:
             strength = (power + _EXTINCT).sqrt()
-        known = self.basis(k)[:, :, None].expand(*power.shape, -1)
+        known = self.basis(k)[:, None].expand(*power.shape, -1)
         values = self.network(torch.cat([known, strength[..., None]], dim=-1))
-        return torch.einsum("gk,gkc,gkco->gco", weight, power, values).flatten(1)
+        terms = (weight[:, None] * power)[..., None] * values
+        return terms.new_zeros(len(batch.cell), *terms.shape[1:]).index_add(0, crystal, terms).flatten(1)
 
 
 class Yu(nn.Module):
