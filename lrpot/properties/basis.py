@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-# What is less counts as nothing. It is nothing to any sum, and numbers below 1e-38 make products of float32 many times
-# slower.
+# Smaller values are set to zero: no sum notices, and numbers below 1e-38 make float32 products many times slower.
 _NOTHING = 1e-20
 
 

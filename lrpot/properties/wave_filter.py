@@ -22,8 +22,8 @@ from lrpot.structure import Structure
 # The field of a batch that holds `pair_functions` of its crystals, if they were made before.
 PAIRS = "wave_pairs"
 
-# Of a crystal of 512 atoms: 16 MB for 16 functions in float32. Larger ones take too much room on disk.
-MOST_PAIRS = 512**2
+# Of one crystal that is prepared: 724 atoms, 34 MB of 16 functions in float32. Larger ones take too much room on disk.
+MOST_PAIRS = 2**19
 
 # Cosines of pairs and waves that are in memory at a time.
 _CHUNK = 2**20
@@ -141,30 +141,39 @@ def _filters_by_waves(
 
 
 def _filters_by_pairs(pairs: Tensor, counts: Tensor, filters: Sequence[Tensor]) -> list[WaveFilter]:
-    """Crystals of one size share a product."""
     sizes = counts.tolist()
     rows, atoms = pairs.split([n * n for n in sizes]), torch.arange(sum(sizes), device=pairs.device).split(sizes)
     n_filters, weights = filters[0].shape[1], torch.cat(list(filters), dim=1).T
     matrices, order = [], []
     for size in sorted(set(sizes)):
         members = [number for number, n in enumerate(sizes) if n == size]
+        # without a copy of what a large crystal brings
         together = rows[members[0]] if len(members) == 1 else torch.cat([rows[number] for number in members])
-        # of each filter, (H, G, A, A)
         matrices.append((weights @ together.T).view(len(filters), n_filters, len(members), size, size).unbind())
-        order.append(torch.cat([atoms[number] for number in members]))
-    lengths = [len(part) for part in order]
+        order += [atoms[number] for number in members]
     by_size = torch.cat(order)
     back = by_size.argsort()
+    return [_PairFilter(of_one, by_size, back) for of_one in zip(*matrices, strict=True)]
 
-    def of_one(number: int) -> WaveFilter:
-        def filtered(values: Tensor) -> Tensor:
-            found = []
-            for part, each in zip(values.index_select(0, by_size).split(lengths), matrices, strict=True):
-                matrix = each[number]
-                split = part.view(*matrix.shape[1:3], n_filters, -1).permute(2, 0, 1, 3)
-                found.append((matrix @ split).permute(1, 2, 0, 3).reshape(part.shape))
-            return torch.cat(found).index_select(0, back)
 
-        return filtered
+@dataclass(frozen=True)
+class _PairFilter:
+    """A filter by matrices between the atoms of each crystal; crystals of one size share a product.
 
-    return [of_one(number) for number in range(len(filters))]
+    Attributes:
+        matrices: (H, G, A, A) for each size A of G crystals. by_size: (N,) the atoms in this order. back: (N,) where
+            they stand in it.
+    """
+
+    matrices: tuple[Tensor, ...]
+    by_size: Tensor
+    back: Tensor
+
+    def __call__(self, values: Tensor) -> Tensor:
+        parts = values.index_select(0, self.by_size).split([each.shape[1] * each.shape[2] for each in self.matrices])
+        found = []
+        for matrix, part in zip(self.matrices, parts, strict=True):
+            n_filters, n_crystals, size, _ = matrix.shape
+            groups = part.view(n_crystals, size, n_filters, -1).permute(2, 0, 1, 3)
+            found.append((matrix @ groups).permute(1, 2, 0, 3).reshape(part.shape))
+        return torch.cat(found).index_select(0, self.back)
