@@ -206,7 +206,9 @@ class ReGNet(nn.Module):
         `forward` finds the same without them. They belong to this network's `k_cutoff` and `wave_basis`.
 
         Args:
-            structure: one crystal.
+            structure: one crystal, where the network is.
+        Returns:
+            `wave_pairs` (A^2, wave_basis), or nothing without filters; see `lrpot.properties.wave_filter.prepared`.
         Raises:
             StructureError: see `lrpot.properties.waves.waves`.
         """
