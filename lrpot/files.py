@@ -13,6 +13,9 @@ from pathlib import Path
 
 from lrpot.errors import OutputError
 
+# Errors of the operating system that another place, or more room, mends.
+_OF_THE_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EISDIR)
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
@@ -35,18 +38,46 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         # mkstemp makes private files; a result gets the permissions that the user's umask asks for
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
+        temporary.chmod(0o666 & ~_umask())
         _sync(temporary)
         temporary.replace(path)
         _sync(path.parent)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EISDIR):
+        if error.errno not in _OF_THE_PLACE:
             raise
         raise OutputError(f"{path}: cannot be written ({_reason(error)}); free or choose another place") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Give a temporary folder beside `path`; on a clean exit its files are synced and it is renamed to `path`.
+
+    Raises:
+        OutputError: `path` holds something already, or cannot be written, or the disk is full.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise OutputError(f"{path}: already holds files; choose another folder, or remove it yourself")
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({_reason(error)}); choose another place") from error
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        for item in (*temporary.iterdir(), temporary):
+            _sync(item)
+        temporary.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        if error.errno not in _OF_THE_PLACE:
+            raise
+        raise OutputError(f"{path}: cannot be written ({_reason(error)}); free or choose another place") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -122,6 +153,12 @@ def run_directory(path: str | Path, *, resume: bool, overwrite: bool) -> Iterato
         lock.write(f"{os.getpid()}\n")
         lock.flush()
         yield path
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _sync(path: Path) -> None:

@@ -1,40 +1,45 @@
-"""Model files: one archive with the weights (safetensors) and a JSON; nothing in it is ever unpickled or executed.
+"""Model files: what the two members of `lrpot.archive` hold, written and checked.
 
-model.pt = zip archive, members stored without compression
+format 1, a potential
     model.json            format, version, config, units, elements, stages, data
     weights.safetensors   every parameter and buffer
-
-An ensemble has format 2: model.json holds the above of each model in `models`, and the calibration; the weights of
-model n are named n.NAME.
+format 2, an ensemble of potentials
+    model.json            the above of each in `models`, and the calibration
+    weights.safetensors   those of model n, named n.NAME
+format 3, one or more models of properties
+    the same, with `factors` of uncertainties by target in place of the calibration
 """
 
 from __future__ import annotations
 
-import json
 import math
+import re
 import reprlib
-import zipfile
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from ase.data import atomic_numbers, chemical_symbols
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from lrpot._version import __version__
+from lrpot.archive import brief, read_archive, write_archive
 from lrpot.build import build_potential
-from lrpot.config import ModelConfig, RegisteredConfig, locate
+from lrpot.config import ModelConfig, PropertiesConfig, RegisteredConfig, YuConfig, locate
 from lrpot.ensemble import Calibration, Ensemble
 from lrpot.errors import ConfigError, LrpotError, ModelFileError
-from lrpot.files import atomic_path
 from lrpot.potential import Potential
+from lrpot.properties.build import build_property_model
+from lrpot.properties.model import PropertyEnsemble, PropertyModel
 
-FORMAT, ENSEMBLE_FORMAT = 1, 2
+# What a model file may hold.
+Model = Potential | PropertyModel | PropertyEnsemble
+
+FORMAT, ENSEMBLE_FORMAT, PROPERTY_FORMAT = 1, 2, 3
+CURE = "get it anew from where it was made"
 UNITS = {"length": "A", "energy": "eV", "forces": "eV/A", "stress": "eV/A^3", "charge": "e", "wave vector": "1/A"}
-_MEMBERS = {"model.json": 16 * 2**20, "weights.safetensors": 2**33}  # name: largest size, bytes
 
 
 @dataclass
@@ -42,7 +47,7 @@ class ModelInfo:
     """What a model is and where it comes from.
 
     Attributes:
-        config: the settings of the fit: sections data, model, training.
+        config: the settings of the fit: sections data, model, properties, training.
         elements: symbols that it was fitted to.
         stages: one entry per stage of the fit: name, epochs, validation errors, charges.
         data: the training set: file, rows, hash.
@@ -63,7 +68,7 @@ class ModelInfo:
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
 
-def save(model: Potential, path: str | Path) -> Path:
+def save(model: Model, path: str | Path) -> Path:
     """Write a model; an older file at that path stays whole until the new one is.
 
     Args:
@@ -72,26 +77,22 @@ def save(model: Potential, path: str | Path) -> Path:
     Raises:
         OutputError: it cannot be written.
     """
+    about: dict[str, Any]
+    if isinstance(model, Potential) and not isinstance(model, Ensemble):
+        return write_archive(Path(path), {"format": FORMAT, **_about(model, path)}, _weights(model))
+    models = [_about(member, path) for member in model.members]
+    weights = {f"{n}.{name}": value for n, m in enumerate(model.members) for name, value in _weights(m).items()}
     if isinstance(model, Ensemble):
         calibration = None if model.calibration is None else asdict(model.calibration)
-        models = [_about(member, path) for member in model.members]
         about = {"format": ENSEMBLE_FORMAT, "version": __version__, "models": models, "calibration": calibration}
-        weights = {f"{n}.{name}": value for n, m in enumerate(model.members) for name, value in _weights(m).items()}
     else:
-        about = {"format": FORMAT, **_about(model, path)}
-        weights = _weights(model)
-    header = json.dumps(about, indent=1)
-    path = Path(path)
-    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        members = {"model.json": header.encode(), "weights.safetensors": safetensors.torch.save(weights)}
-        for name, content in members.items():
-            # a fixed date, so that equal models are equal files
-            archive.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), content)
-    return path
+        factors = model.factors if isinstance(model, PropertyEnsemble) else {}
+        about = {"format": PROPERTY_FORMAT, "version": __version__, "models": models, "factors": factors}
+    return write_archive(Path(path), about, weights)
 
 
 def load(path: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> Potential:
-    """Read a model.
+    """Read a potential.
 
     Args:
         path: the file.
@@ -100,33 +101,45 @@ def load(path: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = N
     Returns:
         the model, in evaluation mode, with `model.info`; an `Ensemble` if the file holds one.
     Raises:
-        ModelFileError: no such file, not a model of lrpot, damaged, or of a newer format.
+        ModelFileError: no such file, not a model of lrpot, damaged, of a newer format, or a model of properties.
         ConfigError: a device that is not there.
     """
+    model = load_model(path, device=device, dtype=dtype)
+    if not isinstance(model, Potential):
+        names = ", ".join(target.name for target in model.targets)
+        raise ModelFileError(
+            f"{path}: predicts {names} of crystals, not energies and forces; use it with lrpot predict or lrpot screen"
+        )
+    return model
+
+
+def load_model(path: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> Model:
+    """Read a potential or a model of properties; arguments and errors as of `load`."""
     path = Path(path)
     place = check_device(device)
-    content, weights = _read(path)
+    content, weights = read_archive(path)
     header = _check_format(path, content)
-    build = _build_ensemble if header["format"] == ENSEMBLE_FORMAT else _build
+    build = {FORMAT: _build, ENSEMBLE_FORMAT: _build_ensemble, PROPERTY_FORMAT: _build_properties}[header["format"]]
     model = build(path, header, weights)
     if dtype is not None:
         model.set_precision(dtype)
     return model.to(place).eval()
 
 
-def _about(model: Potential, path: str | Path) -> dict[str, Any]:
+def _about(model: Potential | PropertyModel, path: str | Path) -> dict[str, Any]:
     if not isinstance(model.info, ModelInfo):
         raise ModelFileError(f"{path}: the model has no info; set model.info to a ModelInfo before saving it")
     return asdict(model.info)
 
 
-def _weights(model: Potential) -> dict[str, torch.Tensor]:
+def _weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
 
 
 def _build(path: Path, header: dict[str, Any], weights: dict[str, torch.Tensor]) -> Potential:
     """One model, of one object of model.json and its weights."""
     info, config, elements = _check_info(path, header)
+    assert isinstance(config, ModelConfig)
     try:
         # each of these steps has weights of its own; more steps than weights would only take time and memory to build
         if max(getattr(config.backbone, "interactions", 0), config.kernel.layers) > len(weights):
@@ -142,33 +155,85 @@ def _build(path: Path, header: dict[str, Any], weights: dict[str, torch.Tensor])
     except LrpotError as error:
         raise ModelFileError(f"{path}: {error}") from error
     except (KeyError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
-        reason = _brief(error).removeprefix("Error(s) in loading state_dict for Potential: ").split(": copying")[0]
-        raise ModelFileError(
-            f"{path}: its weights and its settings do not fit each other ({reason}); get it anew from where it was made"
-        ) from error
+        raise _misfit(path, error) from error
     model.info = info
     return model
 
 
 def _build_ensemble(path: Path, header: dict[str, Any], weights: dict[str, torch.Tensor]) -> Ensemble:
-    damaged = "get it anew from where it was made"
     try:
         calibration = TypeAdapter(Calibration | None).validate_python(header.get("calibration"))
     except (ValidationError, OverflowError) as error:
-        raise ModelFileError(f"{path}: is damaged (calibration in model.json: {_brief(error)}); {damaged}") from error
+        raise ModelFileError(f"{path}: is damaged (calibration in model.json: {brief(error)}); {CURE}") from error
+    members = _members(path, header, weights)
+    try:
+        return Ensemble([_build(path, *member) for member in members], calibration)
+    except ConfigError as error:
+        raise ModelFileError(f"{path}: {error}") from error
+
+
+def _build_properties(
+    path: Path, header: dict[str, Any], weights: dict[str, torch.Tensor]
+) -> PropertyModel | PropertyEnsemble:
+    try:
+        factors = TypeAdapter(dict[str, float]).validate_python(header.get("factors"))
+    except ValidationError as error:
+        raise ModelFileError(f"{path}: is damaged (factors in model.json: {brief(error)}); {CURE}") from error
+    models = [_build_property_model(path, *member) for member in _members(path, header, weights)]
+    if len(models) == 1:
+        return models[0]
+    try:
+        return PropertyEnsemble(models, factors)
+    except ConfigError as error:
+        raise ModelFileError(f"{path}: {error}") from error
+
+
+def _build_property_model(path: Path, header: dict[str, Any], weights: dict[str, torch.Tensor]) -> PropertyModel:
+    info, config, elements = _check_info(path, header, "properties", PropertiesConfig)
+    assert isinstance(config, PropertiesConfig)
+    encoder = config.encoder
+    layers = [getattr(encoder, "blocks", 0)]
+    backbone = None
+    if isinstance(encoder, YuConfig):
+        backbone = encoder.backbone
+        layers += [getattr(backbone, "interactions", 0), getattr(encoder.descriptor, "layers", 0)]
+    try:
+        if max(layers) > len(weights):
+            raise ModelFileError("its settings ask for more layers than it has weights; get it anew from its maker")
+        if not isinstance(backbone, RegisteredConfig):
+            with torch.device("meta"):
+                build_property_model(config, elements).load_state_dict(weights, assign=True)
+        model = build_property_model(config, elements)
+        model.set_precision(next(value.dtype for name, value in weights.items() if name.startswith("head.")))
+        _check_weights(weights)
+        model.load_state_dict(weights)
+    except LrpotError as error:
+        raise ModelFileError(f"{path}: {error}") from error
+    except (KeyError, TypeError, ValueError, RuntimeError, ArithmeticError, StopIteration) as error:
+        raise _misfit(path, error) from error
+    model.info = info
+    return model
+
+
+def _members(
+    path: Path, header: dict[str, Any], weights: dict[str, torch.Tensor]
+) -> list[tuple[dict[str, Any], dict[str, torch.Tensor]]]:
+    """What model.json says of each of several models, and its weights."""
     models = header.get("models")
-    if not isinstance(models, list) or not all(isinstance(model, dict) for model in models):
-        raise ModelFileError(f"{path}: is damaged (models in model.json is no list of objects); {damaged}")
+    if not isinstance(models, list) or not models or not all(isinstance(model, dict) for model in models):
+        raise ModelFileError(f"{path}: is damaged (models in model.json is no list of objects); {CURE}")
     own: dict[str, dict[str, torch.Tensor]] = {str(n): {} for n in range(len(models))}
     for name, value in weights.items():
         number, _, rest = name.partition(".")
         if number not in own:
-            raise ModelFileError(f"{path}: is damaged (weight {name[:40]!r} is of no model in it); {damaged}")
+            raise ModelFileError(f"{path}: is damaged (weight {name[:40]!r} is of no model in it); {CURE}")
         own[number][rest] = value
-    try:
-        return Ensemble([_build(path, *both) for both in zip(models, own.values(), strict=True)], calibration)
-    except ConfigError as error:
-        raise ModelFileError(f"{path}: {error}") from error
+    return list(zip(models, own.values(), strict=True))
+
+
+def _misfit(path: Path, error: Exception) -> ModelFileError:
+    reason = re.sub(r"^Error\(s\) in loading state_dict for \w+: ", "", brief(error)).split(": copying")[0]
+    return ModelFileError(f"{path}: its weights and its settings do not fit each other ({reason}); {CURE}")
 
 
 def check_device(device: str | torch.device) -> torch.device:
@@ -196,60 +261,31 @@ def symbols(elements: list[int]) -> list[str]:
     return [chemical_symbols[z] for z in elements]
 
 
-def _read(path: Path) -> tuple[object, dict[str, torch.Tensor]]:
-    if not path.exists():
-        raise ModelFileError(f"{path}: no such file; check the path")
-    if path.is_dir():
-        raise ModelFileError(f"{path}: is a directory; name the model file in it, such as {path / 'model.pt'}")
-    if not zipfile.is_zipfile(path):
-        raise ModelFileError(
-            f"{path}: is not a model of lrpot, or was cut short; give a whole file that `lrpot fit` wrote"
-        )
-    try:
-        with zipfile.ZipFile(path) as archive:
-            found = {item.filename: item for item in archive.infolist()}
-            if set(found) != set(_MEMBERS):
-                # a checkpoint of torch.save is a zip archive too, with a pickle inside; it is not opened
-                raise ModelFileError(
-                    f"{path}: is not a model of lrpot (it holds {', '.join(sorted(found))[:80] or 'nothing'}); "
-                    "give a file that `lrpot fit` wrote"
-                )
-            for name, limit in _MEMBERS.items():
-                item = found[name]
-                if item.compress_type != zipfile.ZIP_STORED or item.file_size > limit:
-                    raise ModelFileError(
-                        f"{path}: {name} in it is compressed or too large; get it from where it was made"
-                    )
-            header = json.loads(archive.read("model.json"))
-            weights = safetensors.torch.load(archive.read("weights.safetensors"))
-    except ModelFileError:
-        raise
-    except Exception as error:  # zip, JSON and safetensors each have exceptions of their own for damage
-        raise ModelFileError(f"{path}: is damaged ({_brief(error)}); get it anew from where it was made") from error
-    return header, weights
-
-
 def _check_format(path: Path, header: object) -> dict[str, Any]:
     """What model.json holds, if it is of a format that this version reads."""
-    damaged = "get it anew from where it was made"
     if not isinstance(header, dict):
-        raise ModelFileError(f"{path}: is damaged (model.json is not an object); {damaged}")
+        raise ModelFileError(f"{path}: is damaged (model.json is not an object); {CURE}")
     if not isinstance(header.get("format"), int):
-        raise ModelFileError(f"{path}: is damaged (model.json does not say its format); {damaged}")
-    if header["format"] not in (FORMAT, ENSEMBLE_FORMAT):
+        raise ModelFileError(f"{path}: is damaged (model.json does not say its format); {CURE}")
+    if header["format"] not in (FORMAT, ENSEMBLE_FORMAT, PROPERTY_FORMAT):
         raise ModelFileError(
-            f"{path}: has model format {header['format']}, this lrpot reads {FORMAT} and {ENSEMBLE_FORMAT}; "
+            f"{path}: has model format {header['format']}, this lrpot reads {FORMAT} to {PROPERTY_FORMAT}; "
             f"use lrpot {str(header.get('version', 'of a newer version'))[:40]}"
         )
     return header
 
 
-def _check_info(path: Path, header: dict[str, Any]) -> tuple[ModelInfo, ModelConfig, list[int]]:
-    """What model.json says of a model, as the types that the rest of lrpot counts on."""
-    damaged = "get it anew from where it was made"
+def _check_info(
+    path: Path, header: dict[str, Any], section: str = "model", kind: type[BaseModel] = ModelConfig
+) -> tuple[ModelInfo, BaseModel, list[int]]:
+    """What model.json says of a model, as the types that the rest of lrpot counts on.
+
+    Args:
+        section: of the settings, which says how to build the model. kind: what it is.
+    """
     try:
         info = TypeAdapter(ModelInfo).validate_python(header)
-        config = ModelConfig.model_validate(info.config.get("model"))
+        config = kind.model_validate(info.config.get(section))
     except ValidationError as error:
         problem = error.errors()[0]
         if problem["type"] == "union_tag_invalid":
@@ -257,16 +293,12 @@ def _check_info(path: Path, header: dict[str, Any]) -> tuple[ModelInfo, ModelCon
                 f"{path}: its backbone {reprlib.repr(problem['ctx']['tag'])} is none of lrpot's; import the module "
                 "that registers it (lrpot.backbones.register) before loading the model"
             ) from error
-        name = ".".join(locate(problem["loc"], ModelConfig)[1]) or "config.model"
-        raise ModelFileError(f"{path}: is damaged (model.json, {name}: {problem['msg']}); {damaged}") from error
+        name = ".".join(locate(problem["loc"], kind)[1]) or f"config.{section}"
+        raise ModelFileError(f"{path}: is damaged (model.json, {name}: {problem['msg']}); {CURE}") from error
     unknown = [symbol for symbol in info.elements if atomic_numbers.get(symbol, 0) < 1]
     if unknown or not info.elements:
-        raise ModelFileError(f"{path}: is damaged (elements {unknown[:3]} in model.json); {damaged}")
+        raise ModelFileError(f"{path}: is damaged (elements {unknown[:3]} in model.json); {CURE}")
     return info, config, [atomic_numbers[symbol] for symbol in info.elements]
-
-
-def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 def _check_weights(weights: dict[str, torch.Tensor]) -> None:

@@ -9,16 +9,11 @@ from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")  # pictures go to files; no display is needed
-
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from ase.data import chemical_symbols
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from lrpot.analysis import energy_drift
@@ -26,38 +21,28 @@ from lrpot.calibration import LEVELS, dof, expected_sizes, fractions_within
 from lrpot.charge_scale import SCALES, ErrorAlongScale
 from lrpot.charges.prefit import LONGER, Prefit
 from lrpot.evaluation import QUANTITIES, UNITS, Evaluation
-from lrpot.files import atomic_path
+from lrpot.plot_style import COLOURS, STYLE, save, thinned
 from lrpot.potential import Potential
 from lrpot.units import COULOMB_CONSTANT
-
-_STYLE: Any = {
-    "font.size": 10,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "figure.constrained_layout.use": True,
-}
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 
 
 def parity(evaluation: Evaluation, path: str | Path, title: str = "") -> Path:
     """Predicted against reference, with the errors below each other: one column per quantity."""
     names = [name for name in QUANTITIES if name in evaluation.reference]
     errors = evaluation.errors()
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             2, len(names), figsize=(4.2 * len(names), 5.6), squeeze=False, height_ratios=(3, 1.2)
         )
         for name, (top, bottom) in zip(names, axes.T, strict=True):
             reference = evaluation.reference[name].numpy()
             difference = evaluation.predicted[name].numpy() - reference
-            reference, difference = _thinned(reference, difference)
-            top.plot(reference, reference + difference, ".", ms=3, alpha=0.5, color=_COLOURS[0], rasterized=True)
+            reference, difference = thinned(reference, difference)
+            top.plot(reference, reference + difference, ".", ms=3, alpha=0.5, color=COLOURS[0], rasterized=True)
             top.axline((reference[0], reference[0]), slope=1, color="0.4", lw=0.8, zorder=0)
             quantity = "energy per atom" if name == "energy" else name.replace("_", " ")
             top.set(ylabel=f"predicted {quantity} ({UNITS[name]})", title=_error_line(errors[name]))
-            bottom.plot(reference, difference, ".", ms=3, alpha=0.5, color=_COLOURS[0], rasterized=True)
+            bottom.plot(reference, difference, ".", ms=3, alpha=0.5, color=COLOURS[0], rasterized=True)
             bottom.axhline(0.0, color="0.4", lw=0.8, zorder=0)
             bottom.set(xlabel=f"reference {quantity} ({UNITS[name]})", ylabel="error")
             bottom.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
@@ -65,7 +50,7 @@ def parity(evaluation: Evaluation, path: str | Path, title: str = "") -> Path:
                 axis.locator_params(axis="x", nbins=5)
         if title:
             figure.suptitle(title)
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def learning_curves(stages: Sequence[dict[str, Any]], path: str | Path) -> Path:
@@ -75,7 +60,7 @@ def learning_curves(stages: Sequence[dict[str, Any]], path: str | Path) -> Path:
         stages: with "title" and "history", records with "epoch" and errors by label.
     """
     names = [name for name in QUANTITIES if any(name in stage["history"][0] for stage in stages)]
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(names), figsize=(4.6 * len(names), 3.6), squeeze=False)
         for name, axis in zip(names, axes[0], strict=True):
             start = 0
@@ -84,13 +69,13 @@ def learning_curves(stages: Sequence[dict[str, Any]], path: str | Path) -> Path:
                 # a stage that leaves the charges alone has no errors of them
                 values = [record.get(name, math.nan) for record in stage["history"]]
                 label = f"{number + 1}: {stage['title']}"
-                axis.semilogy(epochs, values, ".-", ms=3, lw=1.2, color=_COLOURS[number % 5], label=label)
+                axis.semilogy(epochs, values, ".-", ms=3, lw=1.2, color=COLOURS[number % 5], label=label)
                 start = epochs[-1] + 1
                 if number + 1 < len(stages):
                     axis.axvline(start - 0.5, color="0.6", lw=0.8, ls=":")
             axis.set(xlabel="epoch", ylabel=f"validation MAE, {name.replace('_', ' ')} ({UNITS[name]})")
         figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper left", ncols=len(stages), fontsize=8)
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def kernel(model: Potential, path: str | Path) -> Path:
@@ -103,7 +88,7 @@ def kernel(model: Potential, path: str | Path) -> Path:
     bare = 2.0 * math.pi * COULOMB_CONSTANT / k**2
     r = torch.linspace(0.5, 30.0, 400, dtype=torch.float64)
     pair = model.long.pair_energy(r)
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13.5, 3.8))
         left.loglog(k, bare, color="0.5", ls="--", lw=1.2, label=r"bare Coulomb $2\pi k_e/k^2$")
         _both_signs(left, k, phi, r"$\Phi(k)$")
@@ -116,11 +101,11 @@ def kernel(model: Potential, path: str | Path) -> Path:
         middle.set(xlabel="r (Å)", ylabel="energy of two unit charges (eV)", title="in real space")
         middle.set_ylim(1e-7, 2.0 * COULOMB_CONSTANT / float(r[0]))
         middle.legend(fontsize=8)
-        right.plot(r, pair * r / COULOMB_CONSTANT - 1.0, color=_COLOURS[0])
+        right.plot(r, pair * r / COULOMB_CONSTANT - 1.0, color=COLOURS[0])
         right.axhline(0.0, color="0.5", ls="--", lw=1.0)
         right.set(xlabel="r (Å)", ylabel="learned / Coulomb - 1", title="difference in real space")
         right.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def energy_conservation(
@@ -134,25 +119,25 @@ def energy_conservation(
     ps = np.asarray(time_fs) / 1000.0
     parts = {"potential": np.asarray(potential) / n_atoms, "kinetic": np.asarray(kinetic) / n_atoms}
     total = parts["potential"] + parts["kinetic"]
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(9.4, 3.6))
-        for colour, (name, values) in zip(_COLOURS[1:], parts.items(), strict=False):
+        for colour, (name, values) in zip(COLOURS[1:], parts.items(), strict=False):
             left.plot(ps, 1e3 * (values - values[0]), color=colour, label=name)
-        left.plot(ps, 1e3 * (total - total[0]), color=_COLOURS[0], label="total")
+        left.plot(ps, 1e3 * (total - total[0]), color=COLOURS[0], label="total")
         left.set(xlabel="time (ps)", ylabel="change of energy (meV/atom)", title="exchange")
         left.legend(fontsize=8)
-        right.plot(ps, 1e6 * (total - total[0]), color=_COLOURS[0])
+        right.plot(ps, 1e6 * (total - total[0]), color=COLOURS[0])
         slope = energy_drift(time_fs, np.add(potential, kinetic).tolist(), n_atoms)
         title = f"total: drift {slope:.1e} eV/atom/ps"
         right.set(xlabel="time (ps)", ylabel="change of total energy (µeV/atom)", title=title)
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def charges(fit: Prefit, path: str | Path) -> Path:
     """Fitted charges and what speaks for them: over pair cutoffs, on held-out forces, as products."""
     symbols = [chemical_symbols[z] for z in fit.elements]
     reach = [at.pair_cutoff for at in fit.cutoffs]
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13.0, 3.8))
         for n, symbol in enumerate(symbols):
             values = [at.charges[n] for at in fit.cutoffs]
@@ -161,12 +146,12 @@ def charges(fit: Prefit, path: str | Path) -> Path:
         left.axhline(0.0, color="0.5", lw=0.8)
         left.set(xlabel="pair cutoff (Å)", ylabel="charge (e)", title="charges")
         left.legend(fontsize=8, ncols=3)
-        middle.plot(reach, [100 * at.explained for at in fit.cutoffs], "o-", color=_COLOURS[0], label="charges")
+        middle.plot(reach, [100 * at.explained for at in fit.cutoffs], "o-", color=COLOURS[0], label="charges")
         middle.plot(
             reach,
             [100 * at.longer for at in fit.cutoffs],
             "s--",
-            color=_COLOURS[1],
+            color=COLOURS[1],
             label=f"{LONGER:g} Å longer splines",
         )
         # a fit that fails may be worse than nothing by any factor
@@ -177,16 +162,16 @@ def charges(fit: Prefit, path: str | Path) -> Path:
             axis.axvline(fit.best.pair_cutoff, color="0.6", lw=0.8, ls=":")
         pairs = list(combinations_with_replacement(range(len(symbols)), 2))
         free = [fit.best.products[a, b] for a, b in pairs]
-        right.plot(free, "o", ms=7, mfc="none", color=_COLOURS[0], label="fitted freely")
+        right.plot(free, "o", ms=7, mfc="none", color=COLOURS[0], label="fitted freely")
         right.plot(
-            [fit.best.charges[a] * fit.best.charges[b] for a, b in pairs], "x", color=_COLOURS[1], label="charges"
+            [fit.best.charges[a] * fit.best.charges[b] for a, b in pairs], "x", color=COLOURS[1], label="charges"
         )
         right.axhline(0.0, color="0.5", lw=0.8)
         names = [f"{symbols[a]}-{symbols[b]}" for a, b in pairs]
         right.set_xticks(range(len(pairs)), names, rotation=90 if len(pairs) > 6 else 0)
         right.set(ylabel="product of charges (e²)", title="every pair of elements")
         right.legend(fontsize=8)
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def charge_scale(errors: Mapping[str, ErrorAlongScale], path: str | Path) -> Path:
@@ -196,22 +181,22 @@ def charge_scale(errors: Mapping[str, ErrorAlongScale], path: str | Path) -> Pat
     Args:
         errors: by quantity, at least one.
     """
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(errors), figsize=(4.8 * len(errors), 3.8), squeeze=False)
         for axis, (name, along) in zip(axes[0], errors.items(), strict=True):
-            axis.plot(SCALES, [along.rmse(s) for s in SCALES], "o-", ms=4, color=_COLOURS[0])
+            axis.plot(SCALES, [along.rmse(s) for s in SCALES], "o-", ms=4, color=COLOURS[0])
             low, high = max(along.best - along.width, SCALES[0]), min(along.best + along.width, SCALES[-1])
             if low < high:
                 label = "mean square error at most doubled"
-                axis.axvspan(low, high, color=_COLOURS[2], alpha=0.15, lw=0, label=label)
+                axis.axvspan(low, high, color=COLOURS[2], alpha=0.15, lw=0, label=label)
             if SCALES[0] <= along.best <= SCALES[-1]:
-                axis.axvline(along.best, color=_COLOURS[2], lw=1.2, label=f"best: {along.best:.3f} ± {along.width:.2g}")
+                axis.axvline(along.best, color=COLOURS[2], lw=1.2, label=f"best: {along.best:.3f} ± {along.width:.2g}")
             axis.axvline(1.0, color="0.4", lw=0.8, ls="--", label="the model")
             axis.set_ylim(bottom=0.0)
             axis.legend(fontsize=8, loc="lower left")
             quantity = "energy per atom, offsets refitted" if name == "energy" else name
             axis.set(xlabel="all charges times", ylabel=f"RMSE ({UNITS[name]})", title=f"{quantity}; network frozen")
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def calibration(evaluation: Evaluation, members: int, path: str | Path) -> Path:
@@ -226,17 +211,17 @@ def calibration(evaluation: Evaluation, members: int, path: str | Path) -> Path:
         members: how many they are.
     """
     names = [name for name, sigma in evaluation.uncertainty.items() if bool(sigma.any())]
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(2, len(names), figsize=(4.6 * len(names), 8.0), squeeze=False)
         for name, (top, bottom) in zip(names, axes.T, strict=True):
             errors = (evaluation.predicted[name] - evaluation.reference[name]).numpy()
             sigma = evaluation.uncertainty[name].numpy()
             said, found = _binned_sizes(sigma, errors)
             visible = (sigma > 0) & (errors != 0)
-            shown = _thinned(sigma[visible], np.abs(errors[visible]))
+            shown = thinned(sigma[visible], np.abs(errors[visible]))
             alpha = float(np.clip(300 / max(len(shown[0]), 1), 0.2, 0.8))  # a few dots must be seen, many see through
             top.loglog(*shown, ".", ms=5, alpha=alpha, mew=0, color="0.5", rasterized=True, label="|error|")
-            top.loglog(said, found, "o-", ms=4, color=_COLOURS[0], label="root mean square of like uncertainty")
+            top.loglog(said, found, "o-", ms=4, color=COLOURS[0], label="root mean square of like uncertainty")
             top.axline((said[-1], said[-1]), (2 * said[-1], 2 * said[-1]), color="0.3", lw=0.8, label="ideal")
             quantity = "energy per atom" if name == "energy" else f"{name}, components"
             top.set(xlabel=f"uncertainty ({UNITS[name]})", ylabel=f"error ({UNITS[name]})", title=quantity)
@@ -247,9 +232,9 @@ def calibration(evaluation: Evaluation, members: int, path: str | Path) -> Path:
             nu = dof(name, members)
             bottom.plot([0, 1], [0, 1], color="0.3", lw=0.8)
             observed = fractions_within(errors, sigma, expected_sizes(LEVELS, nu))
-            bottom.plot(LEVELS, observed, "o-", ms=4, color=_COLOURS[0])
+            bottom.plot(LEVELS, observed, "o-", ms=4, color=COLOURS[0])
             bottom.set(xlabel="expected share of errors", ylabel="share found within that uncertainty", aspect="equal")
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def _binned_sizes(sigma: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -261,27 +246,10 @@ def _binned_sizes(sigma: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, np
 
 def _both_signs(axis: Axes, x: torch.Tensor, y: torch.Tensor, name: str) -> None:
     """A curve on logarithmic axes; where it is negative, its opposite, dotted."""
-    for sign, colour, style, label in ((1, _COLOURS[0], "-", f"learned {name}"), (-1, _COLOURS[1], ":", f"-{name}")):
+    for sign, colour, style, label in ((1, COLOURS[0], "-", f"learned {name}"), (-1, COLOURS[1], ":", f"-{name}")):
         if bool((sign * y > 0).any()):
             axis.loglog(x, torch.where(sign * y > 0, sign * y, torch.nan), color=colour, ls=style, label=label)
 
 
-def _thinned(reference: np.ndarray, difference: np.ndarray, most: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
-    if len(reference) <= most:
-        return reference, difference
-    chosen = np.random.default_rng(0).choice(len(reference), most, replace=False)
-    # the worst are what one looks for in a parity picture
-    chosen = np.union1d(chosen, np.argsort(-np.abs(difference))[:200])
-    return reference[chosen], difference[chosen]
-
-
 def _error_line(errors: dict[str, Any]) -> str:
     return f"MAE {errors['mae']:.2g}, RMSE {errors['rmse']:.2g} {errors['unit']}"
-
-
-def _save(figure: Figure, path: str | Path) -> Path:
-    path = Path(path)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=150)
-    plt.close(figure)
-    return path

@@ -1,4 +1,5 @@
-"""`predict`: a model and files of crystals in, one record per crystal out."""
+"""`predict`: a potential and files of crystals in, one record per crystal out; models of properties: see
+`lrpot.properties.prediction`."""
 
 from __future__ import annotations
 
@@ -20,8 +21,9 @@ from torch import Tensor
 from lrpot.data.readers import Row, read_rows, to_structures
 from lrpot.evaluation import predict_structures
 from lrpot.files import atomic_path, write_text
-from lrpot.model_file import load
+from lrpot.model_file import Model, load_model
 from lrpot.potential import Potential
+from lrpot.properties.prediction import PropertyPredictions, predict_properties
 from lrpot.structure import Structure
 from lrpot.units import GPA
 
@@ -52,13 +54,13 @@ class Prediction:
 
 
 def predict(
-    model: Potential | str | Path,
+    model: Model | str | Path,
     files: str | Path | Sequence[str | Path],
     *,
     device: str = "cpu",
     dtype: torch.dtype = torch.float64,
-) -> list[Prediction]:
-    """Energies, forces, stress and charges of every crystal in some files.
+) -> list[Prediction] | PropertyPredictions:
+    """Energies, forces, stress and charges, or the properties, of every crystal in some files.
 
     Args:
         model: a loaded model, or its file.
@@ -67,8 +69,10 @@ def predict(
     Raises:
         DataError, StructureError, UnknownElementError: name the file, the row and what is wrong with it.
     """
-    potential = load(model, device=device, dtype=dtype) if isinstance(model, (str, Path)) else model
-    return predict_crystals(potential, *read_crystals(potential, files))
+    loaded = load_model(model, device=device, dtype=dtype) if isinstance(model, (str, Path)) else model
+    if isinstance(loaded, Potential):
+        return predict_crystals(loaded, *read_crystals(loaded, files))
+    return predict_properties(loaded, files)
 
 
 def read_crystals(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,19 +33,32 @@ def ensemble(
     from lrpot.ensemble import Ensemble
     from lrpot.errors import ConfigError, DataError, OutputError
     from lrpot.files import check_writable
-    from lrpot.model_file import load, save
+    from lrpot.model_file import load_model, save
+    from lrpot.potential import Potential
     from lrpot.prediction import check_supported
+    from lrpot.properties.model import PropertyEnsemble
 
     console = Console()
     if out.exists() and not overwrite:
         raise OutputError(f"{out}: exists already; add --overwrite to replace it, or choose another --out")
     check_writable(out)
-    loaded = [load(path) for path in models]
+    loaded = [load_model(path) for path in models]
+    of_properties = [not isinstance(model, Potential) for model in loaded]
+    if any(of_properties) and not all(of_properties):
+        one = models[of_properties.index(False)]
+        raise ConfigError(f"{one}: is a potential, but others predict properties; join models of one kind")
+    members: list[Any] = [member for model in loaded for member in model.members]
     try:
-        joined = Ensemble([member for model in loaded for member in model.members]).eval()
+        joined = PropertyEnsemble(members).eval() if all(of_properties) else Ensemble(members).eval()
     except ConfigError as error:
         names = ", ".join(f"{n} {path}" for n, path in enumerate(models))
         raise ConfigError(f"{error} ({names})") from error
+    if isinstance(joined, PropertyEnsemble):
+        if calibrate is not None:
+            raise ConfigError("--calibrate is for potentials; lrpot fit --ensemble calibrates models of properties")
+        console.warn("the uncertainties are the plain spread of the members, mostly too small")
+        console.line(f"wrote {save(joined, out)}")
+        return
     if calibrate is not None:
         structures = to_structures(
             read_rows(calibrate),

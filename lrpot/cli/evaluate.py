@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lrpot.charge_scale import ErrorAlongScale
     from lrpot.console import Console
     from lrpot.evaluation import Evaluation
+    from lrpot.properties.model import PropertyEnsemble, PropertyModel
 
 # The scales in the table; the picture has more.
 SHOWN = (0.8, 0.9, 1.0, 1.1, 1.2)
@@ -45,15 +46,19 @@ def evaluate(
     from lrpot.errors import DataError
     from lrpot.evaluation import QUANTITIES, evaluate_structures
     from lrpot.files import check_writable, write_text
-    from lrpot.model_file import load
+    from lrpot.model_file import load_model
+    from lrpot.potential import Potential
     from lrpot.prediction import check_supported
 
     console = Console()
     folder = model.parent if out is None else out
     name = data.name.split(".")[0]
     results, picture = folder / f"evaluation-{name}.json", folder / f"parity-{name}.png"
-    potential = load(model, device=device, dtype=getattr(torch, dtype.value))
+    potential = load_model(model, device=device, dtype=getattr(torch, dtype.value))
     check_writable(results)
+    if not isinstance(potential, Potential):
+        _evaluate_properties(console, model, potential, data, results)
+        return
     rows = read_rows(data)
     with console.progress(f"neighbours of {data}", len(rows), "structures") as update:
         structures = to_structures(
@@ -114,6 +119,41 @@ def evaluate(
     if uncertainty:
         written.append(plots.calibration(evaluation, len(potential.members), folder / f"calibration-{name}.png"))
     for file in written:
+        console.line(f"wrote {file}")
+
+
+def _evaluate_properties(
+    console: Console, path: Path, model: PropertyModel | PropertyEnsemble, data: Path, results: Path
+) -> None:
+    """Errors of a property model on crystals that have any of its targets."""
+    import json
+
+    from lrpot.data.readers import read_rows, to_structure
+    from lrpot.data.tables import name_of
+    from lrpot.errors import DataError, LrpotError
+    from lrpot.files import write_text
+    from lrpot.properties.evaluation import evaluate_properties
+    from lrpot.properties.pictures import draw
+    from lrpot.properties.tables import errors_table, save_predictions
+
+    names = [target.name for target in model.targets]
+    rows, structures = read_rows(data), []
+    for row in rows:
+        try:
+            structures.append(to_structure(row.atoms, model.cutoff, shells=model.shells, labels=False, targets=names))
+        except LrpotError as error:
+            raise type(error)(f"{row}: {error}") from error
+    with console.progress("evaluating", len(structures), "crystals") as update:
+        found = evaluate_properties(model, structures, progress=update)
+    errors = found.errors()
+    if not errors.keys() & set(names):
+        raise DataError(f"{data}: no row has {' or '.join(names)} to compare with; use lrpot predict")
+    console.table(f"{data}, {len(rows)} crystals", *errors_table(found))
+    write_text(results, json.dumps({"model": str(path), "data": str(data), **errors}, indent=1))
+    table = save_predictions(
+        found, [row.number for row in rows], [name_of(row.atoms.info) for row in rows], results.with_suffix(".csv")
+    )
+    for file in (results, table, *draw(found, results.parent, name=results.stem.removeprefix("evaluation-"))):
         console.line(f"wrote {file}")
 
 

@@ -23,6 +23,17 @@ class Charges(StrEnum):
     equilibration = "equilibration"
 
 
+class Encoder(StrEnum):
+    cgcnn = "cgcnn"
+    yu = "yu"
+    regnet = "regnet"
+
+
+class Head(StrEnum):
+    shared = "shared"
+    experts = "experts"
+
+
 class Schedule(StrEnum):
     auto = "auto"
     published = "published"
@@ -35,7 +46,8 @@ def fit(
         Path | None,
         typer.Argument(
             help="Labelled structures in any format that ASE reads (energy eV, forces eV/A, stress eV/A^3): a file, "
-            "or a pattern in quotes."
+            "or a pattern in quotes. Of properties also id_prop.csv beside CIFs, or JSON of MatBench, JARVIS-DFT, "
+            "Materials Project."
         ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Directory of the run.")] = Path("runs/fit"),
@@ -75,6 +87,32 @@ def fit(
     kernel: Annotated[
         Kernel | None,
         typer.Option("--kernel", help="Long-range kernel; none: the network alone.", show_default="coulomb"),
+    ] = None,
+    encoder: Annotated[
+        Encoder | None,
+        typer.Option("--encoder", help="Fit properties of crystals, not a potential, by this.", show_default="none"),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target",
+            help="With --encoder: a property to learn, by its name in DATA; may be repeated.",
+            show_default="all of id_prop.csv",
+        ),
+    ] = None,
+    classification: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--classification", help="A target that is a class, 0 or 1; may be repeated.", show_default="none"
+        ),
+    ] = None,
+    head: Annotated[
+        Head | None,
+        typer.Option(
+            "--head",
+            help="With --encoder: a network for each target, or experts that targets share.",
+            show_default="shared",
+        ),
     ] = None,
     valid: Annotated[Path | None, typer.Option("--valid", help="Validation file.", show_default="10 % of DATA")] = None,
     test: Annotated[Path | None, typer.Option("--test", help="Test file.", show_default="10 % of DATA")] = None,
@@ -118,10 +156,12 @@ def fit(
         int | None, typer.Option("--seed", help="Seed of weights, split and order.", show_default="0")
     ] = None,
 ) -> None:
-    """Fit a potential in three stages: real space, reciprocal space, both. With --from: fine-tune a model.
+    """Fit a potential in three stages: real space, reciprocal space, both. With --from: fine-tune a model. With
+    --encoder: fit properties of crystals.
 
     The defaults shown hold where neither --config nor --set says otherwise; `training.max_epochs` counts per stage.
-    The run leaves model.pt, config.yaml, record.json, metrics.csv, results.json and pictures.
+    The run leaves model.pt, config.yaml, record.json, metrics.csv, results.json and pictures; of properties also
+    test.csv, the predictions beside the labels.
     With --ensemble it has such a run of each model in member-1, member-2, ..., and model.pt holds them all; each may be
     fitted by itself too, on another machine: lrpot fit --resume --out RUN/member-2.
     All settings and what they mean: lrpot config show.
@@ -130,6 +170,11 @@ def fit(
     from lrpot.training.fit import fit as run
 
     settings: dict[str, Any] = {
+        "task": "property" if encoder is not None else None,
+        "properties.encoder.name": encoder and encoder.value,
+        "properties.targets": target or None,
+        "properties.classification": classification or None,
+        "properties.head.kind": head and head.value,
         "training.stages": stages,
         "training.finetune.new_elements": new_elements or None,
         "training.schedule": schedule and schedule.value,

@@ -11,23 +11,32 @@ if TYPE_CHECKING:
     from lrpot.console import Console
     from lrpot.ensemble import Calibration
     from lrpot.potential import Potential
+    from lrpot.properties.model import PropertyModel
 
 
 def info(model: Annotated[Path, typer.Argument(help="Model file.")]) -> None:
     """Elements, units, settings, stages and errors of a model, or of each model of an ensemble."""
     from lrpot.console import Console
     from lrpot.ensemble import Ensemble
-    from lrpot.model_file import load
+    from lrpot.model_file import load_model
+    from lrpot.potential import Potential
+    from lrpot.properties.model import PropertyEnsemble, PropertyModel
 
     console = Console()
-    potential = load(model)
-    if isinstance(potential, Ensemble):
-        console.line(f"{'ensemble:':15s} {len(potential.members)} models; {_calibration(potential.calibration)}")
-    for number, member in enumerate(potential.members, 1):
-        if len(potential.members) > 1:
+    loaded = load_model(model)
+    if isinstance(loaded, Ensemble):
+        console.line(f"{'ensemble:':15s} {len(loaded.members)} models; {_calibration(loaded.calibration)}")
+    if isinstance(loaded, PropertyEnsemble):
+        factors = ", ".join(f"{name} x {factor:.3f}" for name, factor in loaded.factors.items())
+        console.line(f"{'ensemble:':15s} {len(loaded.members)} models; spread calibrated: {factors or 'no'}")
+    for number, member in enumerate(loaded.members, 1):
+        if len(loaded.members) > 1:
             console.line()
-            console.line(f"{'model:':15s} {number} of {len(potential.members)}")
-        _tell(console, member)
+            console.line(f"{'model:':15s} {number} of {len(loaded.members)}")
+        if isinstance(member, Potential):
+            _tell(console, member)
+        elif isinstance(member, PropertyModel):
+            _tell_properties(console, member)
 
 
 def _calibration(calibration: Calibration | None) -> str:
@@ -59,6 +68,29 @@ def _tell(console: Console, potential: Potential) -> None:
         console.line(f"{name + ':':15s} {value}")
     for number, stage in enumerate(about.stages):
         console.line(f"stage {stage.get('stage', number)}: {'; '.join(_stage(stage))}")
+
+
+def _tell_properties(console: Console, model: PropertyModel) -> None:
+    about: Any = model.info
+    settings = about.config["properties"]
+    lines = [
+        ("predicts", ", ".join(target.described for target in model.targets)),
+        ("elements", ", ".join(about.elements)),
+        ("made by", f"lrpot {about.version}, {about.created}"),
+        ("encoder", _text(settings.get("encoder"))),
+        ("head", _text(settings.get("head"))),
+        ("parameters", str(sum(p.numel() for p in model.parameters()))),
+        ("training data", _text(about.data)),
+    ]
+    lines += [(name, _text(value)) for name, value in _origin(about.record)]
+    for name, value in lines:
+        console.line(f"{name + ':':15s} {value}")
+    from lrpot.properties.evaluation import errors_text
+
+    for stage in about.stages:
+        epochs = f", {stage['epochs']} epochs" if "epochs" in stage else ""
+        found = errors_text(stage.get("validation", {}), model.targets)
+        console.line(f"{stage.get('title', 'fit')}{epochs}: validation {found}")
 
 
 def _origin(record: dict[str, Any]) -> list[tuple[str, object]]:

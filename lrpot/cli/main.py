@@ -13,12 +13,28 @@ from collections.abc import Sequence
 import typer
 
 from lrpot import __version__
-from lrpot.cli import charges, config, convert, data, ensemble, evaluate, fit, info, md, plot, predict, report
+from lrpot.cli import (
+    charges,
+    config,
+    convert,
+    cv,
+    data,
+    ensemble,
+    evaluate,
+    export,
+    fit,
+    info,
+    md,
+    plot,
+    predict,
+    report,
+    screen,
+)
 from lrpot.errors import Interrupted, LrpotError
 
 app = typer.Typer(
     name="lrpot",
-    help="Long-range machine-learned interatomic potentials, learned in reciprocal space.",
+    help="Long-range machine-learned interatomic potentials, and properties of crystals, learned in reciprocal space.",
     epilog="Add --debug to any command to see the traceback behind an error.",
     no_args_is_help=True,
     add_completion=False,
@@ -30,11 +46,14 @@ app.add_typer(config.app, name="config")
 app.command("charges")(charges.charges)
 app.command("fit")(fit.fit)
 app.command("ensemble")(ensemble.ensemble)
+app.command("cv")(cv.cv)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("screen")(screen.screen)
 app.command("report")(report.report)
 app.command("md")(md.md)
 app.command("info")(info.info)
+app.add_typer(export.app, name="export")
 app.add_typer(convert.app, name="convert")
 app.add_typer(plot.app, name="plot")
 

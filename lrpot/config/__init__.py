@@ -14,6 +14,15 @@ from lrpot.config.finetune import FinetuneConfig
 from lrpot.config.fit import FitConfig
 from lrpot.config.listing import changes, commented_yaml, one_line, settings_of, without_effect
 from lrpot.config.model import PAIR_CUTOFF_RANGE, ChargesConfig, KernelConfig, ModelConfig
+from lrpot.config.properties import (
+    CGCNNConfig,
+    DescriptorConfig,
+    EncoderConfig,
+    HeadConfig,
+    PropertiesConfig,
+    ReGNetConfig,
+    YuConfig,
+)
 from lrpot.config.reading import field_names, locate, make_config, parse_settings
 from lrpot.config.training import CHARGE_WEIGHTS, StageConfig, TrainingConfig
 
@@ -22,19 +31,26 @@ __all__ = [
     "PAIR_CUTOFF_RANGE",
     "REGISTERED_BACKBONES",
     "BackboneConfig",
+    "CGCNNConfig",
     "ChargesConfig",
     "DataConfig",
+    "DescriptorConfig",
     "DimeNetPlusPlusConfig",
+    "EncoderConfig",
     "EquivariantConfig",
     "FinetuneConfig",
     "FitConfig",
+    "HeadConfig",
     "KernelConfig",
     "ModelConfig",
     "PaiNNConfig",
     "Problem",
+    "PropertiesConfig",
+    "ReGNetConfig",
     "RegisteredConfig",
     "StageConfig",
     "TrainingConfig",
+    "YuConfig",
     "changes",
     "check_config",
     "commented_yaml",

@@ -20,16 +20,18 @@ class DataConfig(Section):
 
     train: Files | None = Field(
         None,
-        description="Labelled structures: a file in any format that ASE reads, HDF5 shards, a pattern such as "
-        "shards/*.h5, or a list of these.",
+        description="Labelled structures: a file in any format that ASE reads, HDF5 shards, id_prop.csv beside a "
+        "folder of files, JSON of MatBench, JARVIS-DFT or the Materials Project, a pattern such as shards/*.h5, or a "
+        "list of these.",
     )
     valid: Files | None = Field(None, description="Validation files; without one, a part of `train` is held back.")
     test: Files | None = Field(None, description="Test files, used only for the final table.")
     valid_fraction: float = Field(0.1, gt=0, lt=1, description="Part of `train` held back for validation.")
     test_fraction: float = Field(0.1, ge=0, lt=1, description="Part of `train` held back for testing.")
-    split: Literal["random", "formula"] | RowFile = Field(
+    split: Literal["random", "formula", "structure"] | RowFile = Field(
         "random",
-        description="random: rows are drawn; formula: rows of one reduced formula stay together; or a .json file of "
+        description="random: rows are drawn; formula: rows of one reduced formula stay together; structure (of "
+        "properties, whose default it is): rows of one id, or of one formula and volume, do; or a .json file of "
         "rows by part, {train: [...], valid: [...], test: [...]}, such as split.json of another run. Rows count from 0 "
         "and through all files.",
     )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, Literal
+
 import yaml
 from pydantic import Field, model_validator
 
 from lrpot.config.data import DataConfig
 from lrpot.config.model import ModelConfig
+from lrpot.config.properties import PROPERTY_DEFAULTS, PropertiesConfig
 from lrpot.config.section import Section
 from lrpot.config.training import CHARGE_WEIGHTS, TrainingConfig
 
@@ -14,9 +18,49 @@ from lrpot.config.training import CHARGE_WEIGHTS, TrainingConfig
 class FitConfig(Section):
     """All settings of `lrpot fit`."""
 
+    task: Literal["potential", "property"] = Field(
+        "potential",
+        description="potential: energies and forces, by what `model` says; property: properties of crystals, by what "
+        "`properties` says, which also makes it the task where none is named.",
+    )
     data: DataConfig = Field(DataConfig(), description="The structures.")
     model: ModelConfig = Field(ModelConfig(), description="The potential.")
+    properties: PropertiesConfig = Field(PropertiesConfig(), description="The model of properties.")
     training: TrainingConfig = Field(TrainingConfig(), description="The fit.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _properties_have_their_own_defaults(cls, values: Any) -> Any:
+        """Of data and training, where a file or command says nothing else."""
+        if not isinstance(values, Mapping):
+            return values
+        values = dict(values)
+        if "properties" in values:
+            values.setdefault("task", "property")
+        if values.get("task") == "property":
+            for section, defaults in PROPERTY_DEFAULTS.items():
+                given = values.get(section, {})
+                if isinstance(given, Mapping):
+                    values[section] = {**defaults, **given}
+        return values
+
+    @model_validator(mode="after")
+    def _what_properties_need(self) -> FitConfig:
+        training = self.training
+        if self.task == "potential":
+            if self.data.split == "structure":
+                raise ValueError("data.split structure is for task property; choose random or formula")
+            return self
+        if training.finetune.model is not None:
+            raise ValueError("a fit that starts from a model (--from) is of task potential; fit the property anew")
+        if training.devices * training.nodes > 1:
+            raise ValueError(
+                "task property is fitted by one process, for its batches are normalised together; set training.devices "
+                "and training.nodes to 1"
+            )
+        if training.precision == "bf16":
+            raise ValueError("training.precision bf16 is for task potential; choose full")
+        return self
 
     @model_validator(mode="after")
     def _schedule(self) -> FitConfig:

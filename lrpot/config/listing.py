@@ -19,6 +19,20 @@ from lrpot.errors import ConfigError
 
 WIDTH = 100  # letters, of a comment
 
+# Settings of the fit that only potentials have.
+POTENTIAL_TRAINING = (
+    "training.stages",
+    "training.schedule",
+    "training.lr_long",
+    "training.energy_weight",
+    "training.force_weight",
+    "training.stress_weight",
+    "training.charge_weight",
+    "training.dipole_weight",
+    "training.born_weight",
+    "training.total_charge_weight",
+)
+
 
 def commented_yaml(config: FitConfig, name: str | None = None) -> str:
     """Settings with their values, and what each means, as a settings file.
@@ -48,9 +62,13 @@ def changes(config: FitConfig) -> dict[str, tuple[Any, Any]]:
         for name, value, field in settings_of(config)
         if not field.is_required() and value != (default := field.get_default(call_default_factory=True))
     }
-    # every network's section has its own name as the default
-    usual, backbone = FitConfig().model.backbone.name, config.model.backbone.name
-    return {"model.backbone.name": (backbone, usual), **found} if backbone != usual else found
+    # the section of every network has its own name as the default
+    usual = FitConfig()
+    names = {
+        "model.backbone.name": (config.model.backbone.name, usual.model.backbone.name),
+        "properties.encoder.name": (config.properties.encoder.name, usual.properties.encoder.name),
+    }
+    return {name: values for name, values in names.items() if values[0] != values[1]} | found
 
 
 def without_effect(config: FitConfig) -> list[str]:
@@ -72,6 +90,13 @@ def _in_no_stage(config: FitConfig, name: str, value: Any) -> bool:
 
 # Settings that are read only together with others: their names, when they are not read, and why.
 _IDLE: tuple[tuple[tuple[str, ...], Callable[[FitConfig], bool], str], ...] = (
+    (("model.*", *POTENTIAL_TRAINING), lambda c: c.task == "property", "task is property"),
+    (("properties.*",), lambda c: c.task == "potential", "task is potential"),
+    (
+        ("properties.head.*",),
+        lambda c: c.properties.head.kind == "shared" and c.task == "property",
+        "properties.head.kind is shared",
+    ),
     (
         ("model.charges.*", "model.kernel.*", "training.lr_long", "training.schedule"),
         lambda c: c.model.kernel.form == "none",

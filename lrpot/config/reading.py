@@ -93,7 +93,7 @@ def field_names(section: type[BaseModel] = FitConfig, prefix: str = "") -> list[
             names |= dict.fromkeys(field_names(kind, f"{prefix}{name}."))
             for own in REGISTERED_BACKBONES.values() if kind is RegisteredConfig else ():
                 names |= dict.fromkeys(field_names(own, f"{prefix}{name}."))
-        if not sections:
+        if not sections or type(None) in get_args(field.annotation):  # a section that may be left out
             names[prefix + name] = None
     return list(names)
 
@@ -142,6 +142,9 @@ def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
 
 def nearest_name(dotted: str, known: Sequence[str]) -> str | None:
     """The setting that a wrong name stands for: one with the same last word, or one that is spelt alike."""
+    inside = [name for name in known if name.startswith(f"{dotted}.")]
+    if inside:
+        return inside[0]
     last = dotted.rsplit(".", 1)[-1]
     same = [name for name in known if name.rsplit(".", 1)[-1] == last]
     same = difflib.get_close_matches(dotted, same, n=1, cutoff=0.0)
@@ -181,7 +184,10 @@ def explain(problem: ErrorDetails) -> str:
         return f"{name} = {reprlib.repr(problem['input'])}: expected a section, such as {{name: painn, cutoff: 5.0}}"
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(place[-1], section.model_fields, n=1, cutoff=0.4)
-        near = near or [other for other in field_names() if other.rsplit(".", 1)[-1] == place[-1] and other != name]
+        # networks elsewhere have settings of the same names, which say nothing of this one
+        apart = {"properties"} - {place[0]}
+        names = [other for other in field_names() if other.split(".")[0] not in apart]
+        near = near or [other for other in names if other.rsplit(".", 1)[-1] == place[-1] and other != name]
         hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(section.model_fields)}"
         return f"setting {name} does not exist; {hint}"
     message = problem["msg"].removeprefix("Value error, ")

@@ -137,6 +137,9 @@ class TrainingConfig(Section):
         description="Weight in the loss of the squares of what the charges add up to beside the total charge, e^2; for "
         "molecules and ions in vacuum, whose charges no medium screens.",
     )
+    weight_decay: float = Field(
+        0.0, ge=0, description="Decoupled decay of the weights per step, times the learning rate (AdamW); 0: Adam."
+    )
     gradient_clip: float = Field(10.0, gt=0, description="Largest norm of the gradient of the loss.")
     ema: float = Field(
         0.0,

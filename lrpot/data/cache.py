@@ -17,12 +17,12 @@ from lrpot.console import Console
 from lrpot.data.graph_builder import GraphSettings, build_graphs
 from lrpot.data.graphs import GraphFile
 from lrpot.data.records import MAGIC, DamagedRecords
-from lrpot.data.sources import check_file, fingerprint
+from lrpot.data.sources import check_file, fingerprint, total_size
 from lrpot.errors import OutputError
 from lrpot.files import atomic_path
 
 # Of what is stored in a graph; to be raised with every change of readers, edges or fields.
-VERSION = 2
+VERSION = 3
 
 # Bytes of a file of crystals above which its graphs are worth a place on disk and several processes: building them
 # takes longer than starting the processes.
@@ -45,7 +45,7 @@ def cache_folder(setting: str, path: Path) -> Path | None:
     Args:
         setting: "auto", "off" or a folder. path: the file of crystals.
     """
-    if setting == "off" or (setting == "auto" and path.stat().st_size < LARGE):
+    if setting == "off" or (setting == "auto" and total_size(path) < LARGE):
         return None
     return default_folder() if setting == "auto" else Path(setting)
 
@@ -61,7 +61,7 @@ def processes(jobs: int | str, path: Path) -> int:
     """How many processes build the graphs of a file: "auto" is one for a small file, else one for each core."""
     if jobs != "auto":
         return int(jobs)
-    return len(os.sched_getaffinity(0)) if path.stat().st_size >= LARGE else 1
+    return len(os.sched_getaffinity(0)) if total_size(path) >= LARGE else 1
 
 
 def load_graphs(

@@ -22,6 +22,7 @@ from lrpot.data.processes import quiet_children
 from lrpot.data.readers import checked_structure, stream_plain, unpacked
 from lrpot.data.records import Layout, RecordWriter, encode
 from lrpot.data.sources import content_hash, fingerprint
+from lrpot.data.tables import name_of
 from lrpot.errors import DataError, LrpotError, StructureError, UnknownElementError
 from lrpot.structure import Structure
 
@@ -63,6 +64,8 @@ class Graph(NamedTuple):
     atoms: int
     edges: int
     formula: str
+    name: str
+    volume: float
 
 
 class BadRow(NamedTuple):
@@ -97,8 +100,9 @@ def build_graphs(
     """
     before = fingerprint(path)
     writer = RecordWriter(file)
-    columns = {name: array("Q") for name in COLUMNS}
+    columns: dict[str, Any] = {name: array("d" if kind is np.float64 else "Q") for name, kind in COLUMNS.items()}
     formulas: dict[str, int] = {}
+    names: dict[str, int] = {}
     bad: list[BadRow] = []
     done = 0
     with unpacked(path) as plain, closing(_graphs(path, plain, settings, jobs)) as graphs:
@@ -108,8 +112,10 @@ def build_graphs(
             else:
                 writer.add(graph.layout, graph.record)
                 formula = formulas.setdefault(graph.formula, len(formulas))
-                for name, value in zip(COLUMNS, (graph.atoms, graph.edges, graph.row, formula), strict=True):
-                    columns[name].append(value)
+                name = names.setdefault(graph.name, len(names))
+                values = (graph.atoms, graph.edges, graph.row, formula, name, graph.volume)
+                for column, value in zip(columns.values(), values, strict=True):
+                    column.append(value)
             done += 1
             if progress is not None:
                 progress(done)
@@ -117,6 +123,7 @@ def build_graphs(
         "kind": "graphs",
         "key": key,
         "formulas": list(formulas),
+        "names": list(names),
         "bad": bad,
         "n_rows": done,
         "sha256": content_hash(path),
@@ -186,7 +193,15 @@ def _some_graphs(path: Path, plain: Path, settings: GraphSettings, first: int, e
         fields = {name: value for name, value in structure.to_dict().items() if name not in ("row", "num_nodes")}
         layout, record = encode(fields, len(structure.numbers), n_edges)
         formula = reduced_formula(structure.numbers.numpy())
-        yield Graph(row.number, layout, record, len(structure.numbers), n_edges, formula)
+        name = name_of(row.atoms.info) if settings.targets else ""
+        yield Graph(row.number, layout, record, len(structure.numbers), n_edges, formula, name, _volume(structure))
+
+
+def _volume(structure: Structure) -> float:
+    """A^3 per atom, 0 without a cell that is periodic in all directions."""
+    if not bool(structure.pbc.all()):
+        return 0.0
+    return abs(float(np.linalg.det(structure.cell[0].numpy()))) / len(structure.numbers)
 
 
 def _start(path: Path, plain: Path, settings: GraphSettings, first: int, every: int) -> tuple[BaseProcess, Connection]:

@@ -24,8 +24,16 @@ from lrpot.data.stacking import stack
 from lrpot.errors import LrpotError
 from lrpot.structure import Structure
 
-# What `columns` of a file of graphs are: number of atoms and of edges, row in the file of crystals, reduced formula.
-COLUMNS = {"atoms": np.uint32, "edges": np.uint32, "row": np.int64, "formula": np.uint32}
+# What `columns` of a file of graphs are: number of atoms and of edges, row in the file of crystals, reduced formula,
+# what the crystal is called, and A^3 per atom (0 without a cell that is periodic in all directions).
+COLUMNS = {
+    "atoms": np.uint32,
+    "edges": np.uint32,
+    "row": np.int64,
+    "formula": np.uint32,
+    "name": np.uint32,
+    "volume": np.float64,
+}
 
 
 class GraphFile:
@@ -34,7 +42,7 @@ class GraphFile:
     Attributes:
         path: of the file of crystals.
         records: the structures.
-        formulas: reduced formulas, by the number in the column `formula`.
+        formulas: reduced formulas, by the number in the column `formula`. names: likewise; "" for none.
         n_rows: rows of the file of crystals, bad ones included.
         sha256: of the file of crystals.
     """
@@ -53,6 +61,7 @@ class GraphFile:
             raise DamagedRecords("holds no graphs")
         self.key: dict[str, Any] = about["key"]
         self.formulas: list[str] = about["formulas"]
+        self.names: list[str] = about["names"]
         self.n_rows: int = about["n_rows"]
         self.sha256: str = about["sha256"]
         self._bad: list[tuple[int, str, str]] = about["bad"]
@@ -83,6 +92,7 @@ class Graphs(Sequence[Structure]):
         rows: (n,) row of each; rows count on from one file to the next.
         atoms, edges: (n,) number of atoms and of edges of each.
         formula: (n,) number of its reduced formula in `formulas`.
+        names: (n,) what each is called, "" for none. volume: (n,) A^3 per atom, 0 without a cell.
     """
 
     def __init__(self, files: Sequence[GraphFile], position: np.ndarray | None = None) -> None:
@@ -120,6 +130,14 @@ class Graphs(Sequence[Structure]):
         return self._column(
             lambda n, file: np.array([place[formula] for formula in file.formulas])[file.records.columns["formula"]]
         )
+
+    @cached_property
+    def names(self) -> np.ndarray:
+        return self._column(lambda n, file: np.array(file.names)[file.records.columns["name"]])
+
+    @cached_property
+    def volume(self) -> np.ndarray:
+        return self._column(lambda n, file: file.records.columns["volume"])
 
     @property
     def elements(self) -> list[int]:

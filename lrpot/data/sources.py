@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from lrpot.data.tables import listed_files
 from lrpot.errors import DataError
 
 # Files that a message names; of more it says how many.
@@ -62,17 +63,30 @@ def check_file(path: Path) -> None:
 
 
 def fingerprint(path: Path) -> dict[str, str | int]:
-    """What changes when a file does, without reading all of it: size, time of the last change, hash of both ends."""
+    """What changes when a file does, without reading all of it: size, time of the last change, hash of both ends. Of a
+    table of files also those of the files."""
     size = path.stat().st_size
     ends = hashlib.sha256()
     with open(path, "rb") as content:
         ends.update(content.read(_ENDS))
         content.seek(max(size - _ENDS, 0))
         ends.update(content.read(_ENDS))
+    for file in listed_files(path):
+        about = file.stat()
+        ends.update(f"{file.name} {about.st_size} {about.st_mtime_ns}\n".encode())
     return {"size": size, "changed": path.stat().st_mtime_ns, "ends": ends.hexdigest()}
 
 
 def content_hash(path: Path) -> str:
-    """SHA-256 of a file."""
+    """SHA-256 of a file; of a table of files also of what they hold."""
     with open(path, "rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+        digest = hashlib.file_digest(content, "sha256")
+    for file in listed_files(path):
+        with open(file, "rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()
+
+
+def total_size(path: Path) -> int:
+    """Bytes of a file, and of the files that it lists."""
+    return path.stat().st_size + sum(file.stat().st_size for file in listed_files(path))

@@ -36,8 +36,13 @@ MISSING = ("", "na", "n/a", "nan", "none", "null")
 # How JSON of this module begins: a list, or a table of pandas.
 _TABLE = re.compile(r'\s*(\[|\{\s*"(index|columns|data)")')
 
-# What names a crystal, in lists of objects.
+# What names a crystal.
 _IDS = ("id", "jid", "material_id", "mp_id", "mpid")
+
+
+def name_of(info: Mapping[str, Any]) -> str:
+    """What a crystal is called, by what it carries; "" for nothing."""
+    return next((str(info[name]) for name in _IDS if info.get(name) is not None), "")
 
 
 def is_table(plain: Path) -> bool:
@@ -84,14 +89,29 @@ def _csv_rows(path: Path, plain: Path) -> Iterator[Any]:
             )
 
 
-def _file_of(table: Path, name: str) -> Atoms:
+def listed_files(table: Path) -> list[Path]:
+    """The files that a table names and that are there, in its order; none of a file that is no such table."""
+    if table.suffix != ".csv":
+        return []
+    with open(table, newline="", encoding="utf-8-sig", errors="replace") as file:
+        names = [line[0].strip() for line in csv.reader(file) if line]
+    return [found for name in names if (found := _found(table, name)) is not None]
+
+
+def _found(table: Path, name: str) -> Path | None:
+    """The file of a name in a table; nothing outside of its folder."""
     parts = Path(name).parts
     if not parts or Path(name).is_absolute() or ".." in parts:
+        return None
+    return next((file for ending in ENDINGS if (file := table.parent / (name + ending)).is_file()), None)
+
+
+def _file_of(table: Path, name: str) -> Atoms:
+    file = _found(table, name)
+    if file is not None:
+        return ase.io.read(file, do_not_split_by_at_sign=True)
+    if Path(name).is_absolute() or ".." in Path(name).parts or not name:
         raise DataError(f"{table}: {name!r} leads out of the folder of the table; put the file beside it")
-    for ending in ENDINGS:
-        file = table.parent / (name + ending)
-        if file.is_file():
-            return ase.io.read(file, do_not_split_by_at_sign=True)
     raise DataError(f"{table}: no file {name} beside it (tried the endings {', '.join(filter(None, ENDINGS))}); add it")
 
 
@@ -118,7 +138,7 @@ def _json_rows(path: Path, plain: Path) -> Iterator[Any]:
 
 def _entry_atoms(entry: Mapping[str, Any]) -> Atoms:
     info = {name: value for name, value in entry.items() if name not in ("structure", "atoms")}
-    info.setdefault("id", next((entry[name] for name in _IDS if name in entry), ""))
+    info.setdefault("id", name_of(entry))
     if "structure" in entry:
         return _with_info(_from_pymatgen(entry["structure"]), info)
     found = entry["atoms"]

@@ -44,16 +44,22 @@ N_BINS = sum(size for _, size in _BLOCKS)
 
 
 @cache
+def element_table() -> dict[int, dict[str, str]]:
+    """elements.csv by atomic number; the names of its columns say the units, and what is not known is empty."""
+    text = (files("lrpot.properties") / "elements.csv").read_text(encoding="utf-8")
+    return {int(row["number"]): row for row in csv.DictReader(text.splitlines())}
+
+
+@cache
 def element_bins() -> Tensor:
     """(119, 92) zeros and ones by atomic number; a quantity that is not known has none, and number 0 is empty."""
-    table = torch.zeros(MAX_ATOMIC_NUMBER + 1, N_BINS)
-    text = (files("lrpot.properties") / "elements.csv").read_text(encoding="utf-8")
-    for row in csv.DictReader(text.splitlines()):
+    table = torch.zeros(MAX_ATOMIC_NUMBER + 1, N_BINS, device="cpu")  # whatever the device of who asks first
+    for number, row in element_table().items():
         start = 0
         for name, size in _BLOCKS:
             place = _bin(name, row[name])
             if place is not None:
-                table[int(row["number"]), start + place] = 1.0
+                table[number, start + place] = 1.0
             start += size
     return table
 

@@ -45,7 +45,11 @@ class TargetReadout(nn.Module):
         super().__init__()
         self.extensive = extensive
         width = graph_features + (atom_features if extensive else 0)
-        self.network = nn.Sequential(nn.Linear(width, 128), nn.SiLU(), nn.Linear(128, 64), nn.SiLU(), nn.Linear(64, 1))
+        last = nn.Linear(64, 1)
+        # so that a fit begins at the mean of the training set
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.network = nn.Sequential(nn.Linear(width, 128), nn.SiLU(), nn.Linear(128, 64), nn.SiLU(), last)
 
     def forward(self, features: CrystalFeatures, batch: Data) -> Tensor:
         """(G,)."""

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from lrpot.data.shells import FARTHEST
 from lrpot.errors import ConfigError
 from lrpot.kspace.lattice import reciprocal_cell
-from lrpot.properties.basis import Gaussians, Residual
+from lrpot.properties.basis import BatchNorm, Gaussians, Residual
 from lrpot.properties.elements import ElementEmbedding
 from lrpot.properties.features import CrystalFeatures, mean_over_atoms
 from lrpot.properties.radial_table import RadialTable, interpolation
@@ -45,8 +46,8 @@ class GatedMessages(nn.Module):
         self.edge = nn.Linear(features, 2 * features, bias=False)
         self.gate = nn.Linear(features, features)
         self.message = nn.Linear(features, features)
-        self.gate_norm = nn.BatchNorm1d(features)
-        self.norm = nn.BatchNorm1d(features)
+        self.gate_norm = BatchNorm(features)
+        self.norm = BatchNorm(features)
 
     def forward(self, h: Tensor, edge_index: Tensor, table: RadialTable) -> Tensor:
         """(N, features).
@@ -140,6 +141,7 @@ class ReGNet(nn.Module):
         self,
         features: int = 256,
         blocks: int = 3,
+        neighbours: int = 16,
         k_cutoff: float = 4.0,
         reciprocal: bool = True,
         waves: int = 128,
@@ -149,7 +151,7 @@ class ReGNet(nn.Module):
     ) -> None:
         """
         Args:
-            features: width. blocks: steps. k_cutoff: 1/A.
+            features: width. blocks: steps. neighbours: nearest ones of each atom, in whole shells. k_cutoff: 1/A.
             reciprocal: whether there are filters; without them it is the message passing alone.
             waves: width of the stream that is filtered; `features` in the paper, which takes more of its time than
                 the messages.
@@ -160,7 +162,8 @@ class ReGNet(nn.Module):
         if waves % FILTERS:
             raise ConfigError(f"regnet: waves = {waves} is no multiple of its {FILTERS} filters; choose another width")
         super().__init__()
-        self.features = features
+        self.features = self.atom_features = features
+        self.shells, self.cutoff, self.wave_cutoff = neighbours, FARTHEST, float(k_cutoff) if reciprocal else None
         self.waves = waves
         self.k_cutoff = float(k_cutoff)
         self.embedding = ElementEmbedding(features)

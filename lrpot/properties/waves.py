@@ -17,9 +17,14 @@ from torch.nn.utils.rnn import pad_sequence
 from torch_geometric.data import Data
 
 from lrpot.errors import StructureError
-from lrpot.kspace.lattice import half_sphere
+from lrpot.kspace.lattice import MAX_KVECTORS, check_number, half_sphere
 from lrpot.properties.features import atom_counts
 from lrpot.structure import batch_index
+
+NOT_PERIODIC = (
+    "reciprocal space needs a crystal that is periodic in all directions; put it into a cell and set pbc, or choose an "
+    "encoder without waves"
+)
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,17 @@ def waves(batch: Data, k_cutoff: float, dtype: torch.dtype) -> Waves:
     return Waves(cosine, sine, k, 2.0 * (k > 0).to(dtype), volume(batch).to(dtype), _places(batch, n_atoms))
 
 
+def check_waves(structure: Data, k_cutoff: float) -> None:
+    """Refuse a crystal that has no waves, or too many, before anything is computed.
+
+    Raises:
+        StructureError: as `waves`.
+    """
+    if not bool(structure.pbc.all()):
+        raise StructureError(NOT_PERIODIC)
+    check_number(float(volume(structure)[0]), k_cutoff, MAX_KVECTORS)
+
+
 def envelope(k: Tensor, k_cutoff: float) -> Tensor:
     """(1 - (k / k_cutoff)^2)^3, so that a wave that crosses the cutoff under strain leaves no step."""
     return (1.0 - (k / k_cutoff) ** 2).clamp(min=0.0) ** 3
@@ -81,7 +97,7 @@ def envelope(k: Tensor, k_cutoff: float) -> Tensor:
 def phases(batch: Data, k_cutoff: float) -> Iterator[tuple[Tensor, Tensor]]:
     """Of each crystal: k . r (K, N), within a turn, and |k| (K,), float64."""
     if not bool(batch.pbc.all()):
-        raise StructureError("reciprocal space needs a cell that is periodic in all directions; set pbc and a cell")
+        raise StructureError(NOT_PERIODIC)
     fractional = torch.linalg.solve(batch.cell[batch_index(batch)].mT, batch.positions[:, :, None])[:, :, 0]
     parts = fractional.split(atom_counts(batch).tolist())
     for cell, part in zip(batch.cell.numpy(force=True), parts, strict=True):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from lrpot.data.readers import OVERLAP_CHECKED
 from lrpot.errors import ConfigError
 from lrpot.properties.basis import Gaussians, Residual
 from lrpot.properties.features import CrystalFeatures, atom_counts, mean_over_atoms
@@ -115,7 +116,12 @@ class Yu(nn.Module):
         self.backbone = backbone
         self.descriptor = descriptor
         own = 0 if backbone is None else int(backbone.features)  # type: ignore[arg-type]
+        self.atom_features = own
         self.features = own + (0 if descriptor is None else descriptor.features)
+        self.shells = None
+        # the descriptor needs no edges; short ones tell that two atoms are in one place
+        self.cutoff = OVERLAP_CHECKED if backbone is None else float(backbone.cutoff)  # type: ignore[arg-type]
+        self.wave_cutoff = None if descriptor is None else descriptor.k_cutoff
 
     def forward(self, batch: Data) -> CrystalFeatures:
         """Features (G, `features`) of the crystals, and (N, F) of the backbone.

@@ -21,8 +21,12 @@ from lrpot.data.readers import check_elements, tell_bad_rows
 from lrpot.data.sources import expand, named
 from lrpot.errors import DataError, LrpotError
 from lrpot.kspace.boundary import boundary_of
+from lrpot.kspace.lattice import MAX_KVECTORS
+from lrpot.properties.build import reach_of
+from lrpot.properties.targets import check_values, targets_from
+from lrpot.properties.waves import check_waves
 from lrpot.structure import CHARGE_LABELS, LABELS, Structure
-from lrpot.training.split import PARTS, check_unchanged, divide, stored_split
+from lrpot.training.split import PARTS, check_unchanged, divide, groups_of, stored_split
 
 
 @dataclass(frozen=True)
@@ -83,11 +87,7 @@ def read_data(config: FitConfig, console: Console, *, stored: Path | None = None
     """
     data = config.data
     sources = {part: source for part in PARTS if (source := getattr(data, part))}
-    settings = GraphSettings(
-        config.model.backbone.cutoff,
-        require=("energy",),
-        check=None if config.model.kernel.form == "none" else check_boundary,
-    )
+    settings = graph_settings(config)
     loaded = {
         part: [
             load_graphs(path, settings, cache=data.cache, jobs=data.jobs, console=console) for path in expand(source)
@@ -107,11 +107,15 @@ def read_data(config: FitConfig, console: Console, *, stored: Path | None = None
         places = stored_split(stored, both.rows)
     else:
         seed = config.training.seed if data.split_seed is None else data.split_seed
-        places = divide(data, seed, both.rows, both.formula)
+        places = divide(data, seed, both.rows, groups_of(data.split, both))
     parts = {part: both.select(places[part]) for part in PARTS}
     split = {part: graphs.rows.tolist() for part, graphs in parts.items() if len(graphs)}
     elements = sorted({*parts["train"].elements, *known})
-    _check_held_back(data, parts, elements)
+    of_properties = config.task == "property"
+    if of_properties:
+        _tell_new_elements(parts, elements, console)
+    else:
+        _check_held_back(data, parts, elements)
     fields = parts["train"].fields
     for label in supervised(config.training):
         if label not in fields:
@@ -119,15 +123,40 @@ def read_data(config: FitConfig, console: Console, *, stored: Path | None = None
                 f"{named(data.train)}: training.{CHARGE_WEIGHTS[label]} is set, but no training row has {label}; add "
                 "that label to the file, or set the weight to 0"
             )
-    parts |= {part: _usable(config, loaded[part], skip, elements) for part in sources if part != "train"}
+    allowed = None if of_properties else elements
+    parts |= {part: _usable(config, loaded[part], skip, allowed) for part in sources if part != "train"}
     record = {
         "train": data.train,
         "files": files,
         "structures": {part: len(graphs) for part, graphs in parts.items()},
-        "labels": sorted(fields & set(LABELS + CHARGE_LABELS)),
+        "labels": config.properties.targets if of_properties else sorted(fields & set(LABELS + CHARGE_LABELS)),
         "split": split,
     }
     return FitData(**parts, elements=elements, record=record)
+
+
+def graph_settings(config: FitConfig) -> GraphSettings:
+    """What the structures of a fit must have, and which edges."""
+    if config.task == "property":
+        reach = reach_of(config.properties.encoder)
+        return GraphSettings(
+            reach.cutoff,
+            shells=reach.shells,
+            targets=tuple(config.properties.targets),
+            labels=False,
+            check=check_labelled,
+        )
+    return GraphSettings(
+        config.model.backbone.cutoff,
+        require=("energy",),
+        check=None if config.model.kernel.form == "none" else check_boundary,
+    )
+
+
+def check_labelled(structure: Structure) -> None:
+    """Refuse a crystal without any of the properties; the processes that build graphs find this by its name."""
+    if not bool(structure.targets.isfinite().any()):
+        raise DataError("has none of the targets; add one to the file or remove the row")
 
 
 def check_boundary(structure: Structure) -> None:
@@ -144,14 +173,24 @@ def _usable(
     """All structures, once the bad rows are told; rows of none of these elements, or whose labels this fit cannot use,
     are bad too. That is looked at here, so that graphs do not depend on it and fits of other settings find them."""
     kept = []
+    targets = targets_from(config.properties)
+    # what any value of these targets may be is looked at row by row
+    delicate = ["targets"] if any(target.classification or target.log for target in targets) else []
+    wave_cutoff = reach_of(config.properties.encoder).wave_cutoff if config.task == "property" else None
     for file in files:
         bad, good = file.bad, np.ones(len(file.records), dtype=bool)
-        doubtful = _of_other_elements(file, elements) | _with_fields(file, supervised(config.training))
+        doubtful = _of_other_elements(file, elements) | _with_fields(file, supervised(config.training) + delicate)
+        if wave_cutoff is not None:
+            doubtful |= _with_doubtful_waves(file, wave_cutoff)
         for number in np.flatnonzero(doubtful).tolist():
             structure = file.read(number)
             try:
                 check_elements(structure.numbers.numpy(), elements)
                 check_supervision(config, structure)
+                if config.task == "property":
+                    check_values(targets, structure.targets[0])
+                if wave_cutoff is not None:
+                    check_waves(structure, wave_cutoff)
             except LrpotError as error:
                 good[number] = False
                 bad.append((int(structure.row), error))
@@ -167,10 +206,25 @@ def _of_other_elements(file: GraphFile, elements: Sequence[int] | None) -> np.nd
     return np.array(other, dtype=bool)[file.records.columns["formula"]]
 
 
+def _with_doubtful_waves(file: GraphFile, cutoff: float) -> np.ndarray:
+    """(number of structures,) bool: which are not periodic, or may have too many waves."""
+    columns = file.records.columns
+    volume = columns["volume"] * columns["atoms"]
+    return (volume == 0.0) | (volume * cutoff**3 / (12.0 * np.pi**2) > 0.99 * MAX_KVECTORS)
+
+
 def _with_fields(file: GraphFile, names: Sequence[str]) -> np.ndarray:
     """(number of structures,) bool: which have any of these fields."""
     found = [any(field.name in names for field in layout) for layout in file.records.layouts]
     return np.array(found, dtype=bool)[file.records.columns["layout"]]
+
+
+def _tell_new_elements(parts: Mapping[str, Graphs], elements: Sequence[int], console: Console) -> None:
+    """Say which elements a model of properties will meet for the first time; it knows all of them by their features."""
+    new = {part: sorted(set(parts[part].elements) - set(elements)) for part in ("valid", "test")}
+    told = [f"{', '.join(chemical_symbols[z] for z in found)} in {part}" for part, found in new.items() if found]
+    if told:
+        console.warn(f"no training row has these elements: {'; '.join(told)}; predictions there are guesses")
 
 
 def _check_held_back(data: DataConfig, parts: Mapping[str, Graphs], elements: Sequence[int]) -> None:

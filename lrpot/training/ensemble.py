@@ -23,12 +23,24 @@ from lrpot.training.summary import errors_text, stage_table
 CONFIG = "config.yaml"
 
 # Fits one model: directory of its run, its settings, its structures, where to tell.
-FitMember = Callable[[Path, FitConfig, FitData, Console], Potential]
+FitMember = Callable[[Path, FitConfig, FitData, Console], Any]
+
+# What a fit leaves: model, path, entries of members, errors of the test; see `lrpot.training.fit.FitResult`.
+Joined = tuple[Any, Path, list[dict[str, Any]], dict[str, Any] | None]
+
+# Makes one model of the members: the members, directory, settings, structures, where to tell.
+Join = Callable[[list[Any], Path, FitConfig, FitData, Console], Joined]
 
 
 def fit_ensemble(
-    out: Path, config: FitConfig, data: FitData, console: Console, start: Potential | None, fit_member: FitMember
-) -> tuple[Ensemble, Path, list[dict[str, Any]], dict[str, Any] | None]:
+    out: Path,
+    config: FitConfig,
+    data: FitData,
+    console: Console,
+    start: Potential | None,
+    fit_member: FitMember,
+    join: Join,
+) -> Joined:
     """Fit the members, or go on with them, each in an ordinary run directory below `out`; join and calibrate them.
 
     The members differ in the seeds of weights and order. They share the split: the validation rows must be unknown to
@@ -60,7 +72,7 @@ def fit_ensemble(
                 members.append(fit_member(folder, own, data, console))
             except Interrupted as error:
                 raise Interrupted(str(error).replace(str(folder), str(out))) from None
-    return _finish(Ensemble(members).eval(), out, config, data, console)
+    return join(members, out, config, data, console)
 
 
 def member_seeds(config: FitConfig) -> list[int]:
@@ -73,11 +85,11 @@ def member_config(config: FitConfig, seed: int) -> FitConfig:
     return make_config(config, {"training.ensemble": 1, "training.seed": seed, "data.split_seed": split_seed})
 
 
-def _finish(
-    model: Ensemble, out: Path, config: FitConfig, data: FitData, console: Console
-) -> tuple[Ensemble, Path, list[dict[str, Any]], dict[str, Any] | None]:
+def join_potentials(members: list[Potential], out: Path, config: FitConfig, data: FitData, console: Console) -> Joined:
+    """Calibrate an ensemble of potentials, and write it with its errors and pictures."""
     from lrpot import plots  # matplotlib takes a second
 
+    model = Ensemble(members).eval()
     try:
         calibrate(model, data.valid)
     except DataError as error:  # members without any spread are a result too

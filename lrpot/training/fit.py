@@ -21,17 +21,22 @@ from lrpot.errors import ConfigError, OutputError
 from lrpot.files import run_directory, write_text
 from lrpot.model_file import check_device, load, save
 from lrpot.potential import Potential
+from lrpot.properties.build import build_property_model
 from lrpot.training.batches import check_sizes
 from lrpot.training.dataset import FitData, read_data
-from lrpot.training.ensemble import fit_ensemble
+from lrpot.training.ensemble import fit_ensemble, join_potentials
 from lrpot.training.finetune import START, check_new_elements, read_start
 from lrpot.training.launch import environment, join, processes_of, start, told_once
 from lrpot.training.loggers import check_loggers
 from lrpot.training.parallel import ALONE, Processes
+from lrpot.training.potential_run import PotentialRun
 from lrpot.training.precision import check_mixed_precision
+from lrpot.training.property_ensemble import join_properties
+from lrpot.training.property_run import PropertyRun
 from lrpot.training.record import recorded
 from lrpot.training.run import MODEL, SPLIT, Run
 from lrpot.training.split import write_split
+from lrpot.training.target_names import with_targets
 
 # In the directory of a run: its settings.
 CONFIG = "config.yaml"
@@ -42,13 +47,14 @@ class FitResult:
     """What a fit leaves.
 
     Attributes:
-        model: the fitted potential, in evaluation mode; an `lrpot.ensemble.Ensemble` if several were fitted.
+        model: the fitted potential or property model, in evaluation mode; an `lrpot.ensemble.Ensemble` or
+            `lrpot.properties.model.PropertyEnsemble` if several were fitted.
         path: of model.pt.
         stages: one entry per stage: title, epochs, seconds, validation errors, charges; of an ensemble one per member.
         test: errors on the test structures, or None without any, and in all processes but the first.
     """
 
-    model: Potential
+    model: Any
     path: Path
     stages: list[dict[str, Any]]
     test: dict[str, Any] | None
@@ -66,10 +72,11 @@ def fit(
     overwrite: bool = False,
     verbose: bool = True,
 ) -> FitResult:
-    """Fit a potential to labelled structures.
+    """Fit a potential, or a model of properties, to labelled structures.
 
     Args:
-        data: files of structures with energies and, best, forces and stress; the same as `data.train` of the config.
+        data: files of structures with energies and, best, forces and stress, or with properties; the same as
+            `data.train` of the config.
         out: directory of the run; gets model.pt, config.yaml, record.json, metrics.csv, results.json and pictures.
         from_model: a model file to fine-tune; the same as `training.finetune.model` of the config.
         config: a YAML file, nested settings, or a `FitConfig`; None for the defaults.
@@ -131,7 +138,7 @@ def _resolve(
             )
     if resolved.data.train is None:
         raise ConfigError("no training data; name a file: lrpot fit DATA --out DIR")
-    return resolved
+    return with_targets(resolved) if resolved.task == "property" else resolved
 
 
 def _but_for_processes(config: FitConfig) -> dict[str, Any]:
@@ -171,24 +178,29 @@ def _fit(
             write_text(out / CONFIG, config.to_yaml())
         if training.ensemble > 1:
             write_text(out / SPLIT, write_split(data.record["split"], data.record["files"]))
-            return FitResult(
-                *fit_ensemble(out, config, data, console, begin, functools.partial(_fit_member, begin, about))
-            )
+            fit_member = functools.partial(_fit_member, begin, about)
+            join = join_properties if config.task == "property" else join_potentials
+            return FitResult(*fit_ensemble(out, config, data, console, begin, fit_member, join))
         record: AbstractContextManager[dict[str, Any]] = nullcontext({})
         if processes.first:
             record = recorded(out, about, device=training.device, warn=console.warn)
         with record as known:
-            run = Run(out, config, data, console, start=begin, record=known, processes=processes)
+            run = run_of(out, config, data, console, start=begin, record=known, processes=processes)
             return FitResult(run.fit(), out / MODEL, run.summary, run.test)
 
 
 def _fit_member(
     begin: Potential | None, about: Mapping[str, Any], out: Path, config: FitConfig, data: FitData, console: Console
-) -> Potential:
+) -> Any:
     """Fit one of an ensemble."""
     about = {**about, "seed": config.training.seed}
     with recorded(out, about, device=config.training.device, warn=console.warn) as known:
-        return Run(out, config, data, console, start=begin, record=known, processes=ALONE).fit()
+        return run_of(out, config, data, console, start=begin, record=known, processes=ALONE).fit()
+
+
+def run_of(out: Path, config: FitConfig, data: FitData, console: Console, **rest: Any) -> Run[Any]:
+    """A run of the task that the settings name; arguments as of `Run`."""
+    return (PropertyRun if config.task == "property" else PotentialRun)(out, config, data, console, **rest)
 
 
 def _read(out: Path, config: FitConfig, console: Console, begin: Potential | None, *, resume: bool) -> FitData:
@@ -208,6 +220,9 @@ def _read(out: Path, config: FitConfig, console: Console, begin: Potential | Non
         check_new_elements(config, data.elements, begin)
     for part in (data.train, data.valid):
         check_sizes(part, config.training)
+    if config.task == "property":
+        build_property_model(config.properties, data.elements)  # warns of forms that are not functions of the crystal
+        return data
     model = build_potential(config.model, data.elements)  # tells a clash of settings
     if config.training.precision == "bf16":
         check_mixed_precision(model.set_precision(torch.float32), data.train)

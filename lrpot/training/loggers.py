@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 from lrpot.config import FitConfig
 from lrpot.errors import ConfigError
-from lrpot.evaluation import QUANTITIES
 from lrpot.files import write_text
 from lrpot.training.summary import csv_text
 
@@ -143,6 +142,6 @@ class _WeightsAndBiases:
 
 def _named(record: Record) -> dict[str, float]:
     """A record by the names of curves, which the part before the slash groups."""
-    groups = {"loss": "loss/validation", "train_loss": "loss/training"}
-    groups |= {label: f"error/{label}" for label in QUANTITIES}
-    return {groups.get(name, name): value for name, value in record.items()}
+    names = {"loss": "loss/validation", "train_loss": "loss/training"}
+    names |= {name: name for name in ("stage", "epoch", "lr", "seconds")}
+    return {names.get(name, f"error/{name}"): value for name, value in record.items()}

@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from lrpot.config import DataConfig
+from lrpot.data.graphs import Graphs
 from lrpot.data.sources import named
 from lrpot.errors import ConfigError, DataError
 
@@ -24,32 +27,82 @@ _FILES = TypeAdapter(list[dict[str, str | int]])
 Split = dict[str, np.ndarray]
 
 
-def divide(config: DataConfig, seed: int, rows: np.ndarray, formula: np.ndarray) -> Split:
+# Relative difference in volume per atom up to which crystals of one formula may be the same one.
+SAME_VOLUME = 1e-4
+
+# What the groups that stay together are called, by `DataConfig.split`.
+_GROUPS = {"random": "rows", "formula": "formulas", "structure": "structures"}
+
+
+def groups_of(split: str, graphs: Graphs) -> np.ndarray:
+    """(n,) a number for each group of rows that stays together."""
+    if split == "formula":
+        return graphs.formula
+    if split == "structure":
+        return same_crystals(graphs.names, graphs.formula, graphs.volume)
+    return np.arange(len(graphs))
+
+
+def divide(config: DataConfig, seed: int, rows: np.ndarray, groups: np.ndarray) -> Split:
     """Divide structures as `config.split` and `config.folds` say.
 
     Args:
         config: parts with a file of their own stay empty here.
         seed: of everything random.
-        rows: (n,) number of each row, ascending. formula: (n,) a number for each reduced formula.
+        rows: (n,) number of each row, ascending. groups: (n,) from `groups_of`.
     Raises:
         DataError: too few rows or formulas, or a list of rows that does not fit. ConfigError: a list that cannot be
             read.
     """
     if config.split.endswith(".json"):
         return _listed(config, rows)
-    groups = formula if config.split == "formula" else np.arange(len(rows))
     kinds, of_row, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     order = np.random.default_rng(seed).permutation(len(kinds))
     held = _held_back(config, order, sizes)
     chosen = {part: np.flatnonzero(np.isin(of_row, held[part])) for part in ("valid", "test")}
     rest = np.flatnonzero(~np.isin(of_row, np.concatenate([held["valid"], held["test"]])))
     if len(rest) == 0 or (len(chosen["valid"]) == 0 and not config.valid):
-        what = f"{len(kinds)} formulas" if config.split == "formula" else f"{len(rows)} rows"
+        what = f"{len(kinds)} {_GROUPS[config.split]}"
         raise DataError(
             f"{named(config.train)}: {what} are too few to train on and to hold some back; add rows, or name other "
             "files with --valid and --test"
         )
     return {"train": rest, **chosen}
+
+
+def same_crystals(names: np.ndarray, formula: np.ndarray, volume: np.ndarray) -> np.ndarray:
+    """(n,) a number for each group of rows that may be one crystal: those of one name, and those of one reduced formula
+    and volume per atom. A crystal that stands in the tables of several properties must not train and test.
+
+    Args:
+        names: (n,) "" for none. formula: (n,) a number for each. volume: (n,) A^3 per atom, 0 for none.
+    """
+    n = len(names)
+    by_name = np.lexsort((np.arange(n), names))
+    linked = (names[by_name][1:] == names[by_name][:-1]) & (names[by_name][1:] != "")
+    pairs = [np.stack([by_name[:-1], by_name[1:]])[:, linked]]
+    by_volume = np.lexsort((volume, formula))
+    near = np.diff(volume[by_volume]) <= SAME_VOLUME * volume[by_volume][1:]
+    near &= (np.diff(formula[by_volume]) == 0) & (volume[by_volume][:-1] > 0)
+    pairs.append(np.stack([by_volume[:-1], by_volume[1:]])[:, near])
+    one, other = np.concatenate(pairs, axis=1)
+    graph = coo_array((np.ones(len(one)), (one, other)), shape=(n, n))
+    return connected_components(graph, directed=False)[1]
+
+
+def fold_groups(groups: np.ndarray, folds: int, seed: int) -> list[np.ndarray]:
+    """Cut groups of rows into folds of about as many rows each: the groups of each fold.
+
+    Args:
+        groups: (n,) the group of each row.
+    Raises:
+        DataError: fewer groups than folds.
+    """
+    kinds, counts = np.unique(groups, return_counts=True)
+    if len(kinds) < folds:
+        raise DataError(f"{len(kinds)} crystals that differ are too few for {folds} folds; add rows, or lower --folds")
+    order = np.random.default_rng(seed).permutation(len(kinds))
+    return [kinds[_fold(order, counts, folds, fold)] for fold in range(folds)]
 
 
 def write_split(rows: Mapping[str, Sequence[int]], files: Sequence[Mapping[str, Any]]) -> str:

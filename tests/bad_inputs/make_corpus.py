@@ -136,7 +136,7 @@ def models() -> dict[str, bytes]:
         "huge_header.pt": model_archive(good, struct.pack("<Q", 2**60) + b"{}"),
         "deep_json.pt": archive({"model.json": b"[" * 20_000, "weights.safetensors": b""}),
         "list_header.pt": model_archive([good], sound),
-        "newer_format.pt": model_archive({**good, "format": 3, "version": "99.1"}, sound),
+        "newer_format.pt": model_archive({**good, "format": 99, "version": "99.1"}, sound),
         "no_format.pt": model_archive({k: v for k, v in good.items() if k != "format"}, sound),
         "wrong_types.pt": model_archive({**good, "elements": 11, "stages": "three"}, sound),
         "no_such_element.pt": model_archive({**good, "elements": ["Na", "Qq"]}, sound),

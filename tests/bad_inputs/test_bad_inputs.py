@@ -113,7 +113,7 @@ REFUSALS = {
     "info {bad}/huge_header.pt": ("huge_header.pt: is damaged", "get it anew"),
     "info {bad}/deep_json.pt": ("deep_json.pt: is damaged", "get it anew"),
     "info {bad}/list_header.pt": ("list_header.pt: is damaged", "not an object", "get it anew"),
-    "info {bad}/newer_format.pt": ("newer_format.pt: has model format 3", "use lrpot 99.1"),
+    "info {bad}/newer_format.pt": ("newer_format.pt: has model format 99", "use lrpot 99.1"),
     "info {bad}/no_format.pt": ("no_format.pt: is damaged", "does not say its format", "get it anew"),
     "info {bad}/wrong_types.pt": ("wrong_types.pt: is damaged", "elements", "get it anew"),
     "info {bad}/no_such_element.pt": ("no_such_element.pt: is damaged", "Qq", "get it anew"),

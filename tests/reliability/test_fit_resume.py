@@ -16,7 +16,7 @@ from torch_geometric.data import Batch
 
 from lrpot import fit, load
 from lrpot.errors import ConfigError, OutputError, TrainingError
-from lrpot.training import checkpoint, module, run
+from lrpot.training import checkpoint, module, potential_run
 from tests.reliability.interruption import assert_same, fit_until, kill_when
 from tests.unit.training_data import SMALL, metrics, write_ionic_rows
 
@@ -238,15 +238,15 @@ def test_kill_between_the_end_of_a_stage_and_the_next(
 ) -> None:
     """The last checkpoint of a finished stage is not taken for one of the next."""
     out = tmp_path / "run"
-    prepare = run.Run._prepare
+    prepare = potential_run.PotentialRun._prepare
 
-    def stop_at_second(self: run.Run, *args: object) -> object:
+    def stop_at_second(self: potential_run.PotentialRun, *args: object) -> object:
         if len(self.done) == 2:
             raise TrainingError("stopped by the test")
         return prepare(self, *args)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(run.Run, "_prepare", stop_at_second)
+        patch.setattr(potential_run.PotentialRun, "_prepare", stop_at_second)
         with pytest.raises(TrainingError, match="stopped by the test"):
             fit(data, out=out, settings=SETTINGS, verbose=False)
     assert (out / "checkpoints/1/newest.ckpt").exists()

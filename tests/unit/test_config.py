@@ -73,8 +73,12 @@ def test_names_are_those_of_the_sections() -> None:
         own = {f"model.backbone.{name}" for name in type(config.model.backbone).model_fields}
         assert own <= set(names)
         for name in names:
-            if not name.startswith("model.backbone.") or name in own:
+            if not name.startswith(("model.backbone.", "properties.encoder.")) or name in own:
                 get(config, name)
+    for encoder in ("cgcnn", "yu", "regnet"):
+        config = make_config(None, {"properties.encoder.name": encoder})
+        for name in type(config.properties.encoder).model_fields:
+            assert any(known.startswith(f"properties.encoder.{name}") for known in names)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

@@ -112,6 +112,7 @@ def others(value: Any, kind: Any) -> Iterator[Any]:
         yield not value
     elif isinstance(value, (int, float)):
         yield from (value + 1, value * 0.75, 0.5)
+    yield {"gap": "eV"}
     yield from ("a: 1, # b", ["a.h5", "b.h5"], 3, 0.5, {2: {"lr": 0.25}})
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from lrpot import files
 from lrpot.errors import OutputError
-from lrpot.files import atomic_path, check_writable, run_directory, write_text
+from lrpot.files import atomic_folder, atomic_path, check_writable, run_directory, write_text
 from tests.helpers_cli import listing
 
 
@@ -198,3 +198,35 @@ def test_a_file_in_the_place_of_the_directory(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="choose another --out"):
         take(tmp_path / "run", overwrite=True)
     assert (tmp_path / "run").read_text() == "x"
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "folder"
+    with pytest.raises(FileNotFoundError), atomic_folder(target) as temporary:
+        (temporary / "a").write_bytes((temporary / "missing").read_bytes())
+    assert listing(target.parent) == []
+    with atomic_folder(target) as temporary:
+        (temporary / "a").write_text("a")
+        assert not target.exists()
+    assert (target / "a").read_text() == "a"
+    assert listing(target.parent) == ["folder", "folder/a"]
+    with pytest.raises(OutputError, match="already holds files"), atomic_folder(target):
+        pass
+    assert (target / "a").read_text() == "a"
+
+
+def test_a_folder_gets_the_permissions_of_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with atomic_folder(tmp_path / "folder"):
+            pass
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o750
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "folder"):
+        with pytest.raises(OutputError), atomic_folder(path):
+            pass

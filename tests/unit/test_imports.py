@@ -21,7 +21,7 @@ ROOT = Path(lrpot.__file__).parent
 ORDER = (
     ("_version", "errors", "units", "smooth", "analysis", "threads", "compiled"),
     ("structure", "config", "files", "console", "interrupts"),
-    ("kspace", "data"),
+    ("kspace", "data", "archive", "plot_style"),
     ("backbones", "charges"),
     ("potential", "properties", "tensors", "testing"),
     ("build", "evaluation", "born", "ensemble"),

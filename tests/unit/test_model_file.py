@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lrpot import load, model_file
+from lrpot import archive, load
 from lrpot.data.readers import to_structure
 from lrpot.errors import ConfigError, ModelFileError, OutputError
 from lrpot.model_file import UNITS, ModelInfo, check_device, save
@@ -137,7 +137,7 @@ def test_the_old_file_survives_a_crash_midway(tmp_path: Path, monkeypatch: pytes
     def crash(_: object) -> bytes:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(model_file.safetensors.torch, "save", crash)
+    monkeypatch.setattr(archive.safetensors.torch, "save", crash)
     with pytest.raises(KeyboardInterrupt):
         save(small_model(seed=1), path)
     assert path.read_bytes() == old

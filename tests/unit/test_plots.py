@@ -15,6 +15,7 @@ from lrpot.analysis import energy_drift
 from lrpot.build import build_potential
 from lrpot.config import make_config
 from lrpot.evaluation import Evaluation
+from lrpot.plot_style import thinned
 from lrpot.units import COULOMB_CONSTANT
 
 
@@ -70,7 +71,7 @@ def test_thinning_keeps_the_worst() -> None:
     reference = np.arange(100_000.0)
     difference = np.zeros_like(reference)
     difference[77_777] = -5.0
-    kept, errors = plots._thinned(reference, difference)
+    kept, errors = thinned(reference, difference)
     assert len(kept) < 25_000
     assert kept[errors == -5.0].tolist() == [77_777.0]
 

@@ -21,7 +21,9 @@ def data(**settings: Any) -> DataConfig:
 
 
 def split_of(n: int, formula: list[int] | None = None, seed: int = 0, **settings: Any) -> Split:
-    return divide(data(**settings), seed, np.arange(n), np.array(formula or [0] * n))
+    return divide(
+        data(**settings), seed, np.arange(n), np.array(formula if settings.get("split") == "formula" else range(n))
+    )
 
 
 def assert_partition(split: Split, n: int) -> None:

@@ -1,0 +1,147 @@
+"""Settings of a property model: its encoder, its head, what it predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+
+from lrpot.config.backbone import BackboneConfig, PaiNNConfig
+from lrpot.config.section import Section
+
+# What is usual for sets of crystals with properties, in place of the defaults of a potential.
+PROPERTY_DEFAULTS: dict[str, dict[str, Any]] = {
+    "data": {"split": "structure"},
+    "training": {
+        "loss": "mae",
+        "batch_size": 32,
+        "lr": 1e-3,
+        "weight_decay": 1e-2,
+        "max_epochs": 200,
+        "warmup_epochs": 10.0,
+        "patience": 100,
+        "ema": 0.99,
+    },
+}
+
+# One name, or several.
+Names = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+
+
+class CGCNNConfig(Section):
+    """CGCNN, the crystal graph convolution: the baseline."""
+
+    name: Literal["cgcnn"] = Field("cgcnn", description="Which encoder.")
+    features: int = Field(64, ge=1, description="Width: features per atom.")
+    blocks: int = Field(3, ge=1, description="Convolutions.")
+    neighbours: int = Field(12, ge=1, description="Nearest neighbours of each atom, at least; in whole shells.")
+    reach: float = Field(8.0, gt=0, description="Longest edge, and the last Gaussian in the distance, A.")
+    basis: int = Field(41, ge=2, description="Gaussians in the distance.")
+
+
+class DescriptorConfig(Section):
+    """Yu's reciprocal descriptor."""
+
+    charges: int = Field(16, ge=1, description="Kinds of learned charge of each element.")
+    k_cutoff: float = Field(5.0, gt=0, description="Largest |k|, 1/A.")
+    basis: int = Field(32, ge=2, description="Gaussians in |k|.")
+    hidden: int = Field(64, ge=1, description="Width of the network of |k| and |S|.")
+    layers: int = Field(2, ge=0, description="Residual layers of that network.")
+    outputs: int = Field(4, ge=1, description="Numbers for each kind of charge.")
+    variant: Literal["invariant", "published"] = Field(
+        "invariant", description="published: without an envelope in |k|, so that strain leads to steps."
+    )
+
+
+class YuConfig(Section):
+    """A short-range network beside Yu's reciprocal descriptor, or either alone."""
+
+    name: Literal["yu"] = Field("yu", description="Which encoder.")
+    backbone: BackboneConfig | None = Field(PaiNNConfig(), description="The short-range network; null: none.")
+    descriptor: DescriptorConfig | None = Field(DescriptorConfig(), description="The descriptor; null: none.")
+
+    @model_validator(mode="after")
+    def _something_is_there(self) -> YuConfig:
+        if self.backbone is None and self.descriptor is None:
+            raise ValueError("encoder yu has neither a backbone nor a descriptor; give it one of them")
+        return self
+
+
+class ReGNetConfig(Section):
+    """ReGNet: messages between neighbours, and a filter in reciprocal space after each."""
+
+    name: Literal["regnet"] = Field("regnet", description="Which encoder.")
+    features: int = Field(256, ge=1, description="Width: features per atom.")
+    blocks: int = Field(3, ge=1, description="Message-passing steps.")
+    neighbours: int = Field(16, ge=1, description="Nearest neighbours of each atom, at least; in whole shells.")
+    k_cutoff: float = Field(4.0, gt=0, description="Largest |k|, 1/A.")
+    reciprocal: bool = Field(True, description="Whether there are filters in reciprocal space.")
+    waves: int = Field(128, ge=8, multiple_of=8, description="Width of the features that are filtered, by 8 filters.")
+    basis: int = Field(256, ge=2, description="Gaussians in -0.75 A / distance.")
+    wave_basis: int = Field(16, ge=2, description="Gaussians in |k|.")
+    variant: Literal["invariant", "literal", "threewave"] = Field(
+        "invariant",
+        description="literal and threewave: the filter as printed, which changes with how a crystal is written down.",
+    )
+
+
+def _encoder_name(section: Any) -> Any:
+    """Which of the encoders a section describes; without a name it is ReGNet."""
+    return section.get("name", "regnet") if isinstance(section, Mapping) else getattr(section, "name", None)
+
+
+EncoderConfig = Annotated[
+    Annotated[CGCNNConfig, Tag("cgcnn")] | Annotated[YuConfig, Tag("yu")] | Annotated[ReGNetConfig, Tag("regnet")],
+    Discriminator(_encoder_name),
+]
+
+
+class HeadConfig(Section):
+    """How properties are read off the features of a crystal."""
+
+    kind: Literal["shared", "experts"] = Field(
+        "shared",
+        description="shared: a network for each target on the same features; experts: each target mixes a few of many "
+        "networks (ReGNet-MT).",
+    )
+    experts: int = Field(15, ge=1, description="Networks that targets share.")
+    top: int = Field(4, ge=1, description="How many of them a target takes for a crystal.")
+    variant: Literal["invariant", "published"] = Field(
+        "invariant", description="published: the printed order of softmax and choice."
+    )
+
+    @model_validator(mode="after")
+    def _enough_experts(self) -> HeadConfig:
+        if self.top > self.experts:
+            raise ValueError(f"top = {self.top}, but there are {self.experts} experts; lower it")
+        return self
+
+
+class PropertiesConfig(Section):
+    """What is predicted, and by what."""
+
+    targets: Names = Field(
+        [], description="Names of the properties; none: all columns of id_prop.csv, or the only one."
+    )
+    classification: Names = Field([], description="Targets that are classes, 0 or 1; their probability is predicted.")
+    extensive: Names = Field([], description="Targets that grow with the cell; they are sums over atoms.")
+    log: Names = Field([], description="Targets, all positive, that are learned as their logarithm.")
+    units: dict[str, str] = Field({}, description="Unit of each target, for tables and pictures: {gap: eV}.")
+    encoder: EncoderConfig = Field(ReGNetConfig(), description="Crystal -> features.")
+    head: HeadConfig = Field(HeadConfig(), description="Features -> targets.")
+
+    @model_validator(mode="after")
+    def _targets_exist(self) -> PropertiesConfig:
+        if len(set(self.targets)) != len(self.targets):
+            raise ValueError("a target is named twice; name each once")
+        for setting in ("classification", "extensive", "log", "units"):
+            unknown = [name for name in getattr(self, setting) if self.targets and name not in self.targets]
+            if unknown:
+                known = ", ".join(self.targets)
+                raise ValueError(f"{setting} names {unknown[0]}, which is none of the targets {known}")
+        for one, other in (("classification", "extensive"), ("classification", "log"), ("extensive", "log")):
+            both = [name for name in getattr(self, one) if name in getattr(self, other)]
+            if both:
+                raise ValueError(f"{both[0]} cannot be in both {one} and {other}; take it out of one")
+        return self

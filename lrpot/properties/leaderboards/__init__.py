@@ -1,0 +1,1 @@
+"""Predictions as the files that public leaderboards take."""

@@ -1,0 +1,67 @@
+"""The fit of a property model: what is minimised."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Batch
+
+from lrpot.config import TrainingConfig
+from lrpot.properties.model import PropertyModel
+from lrpot.training.epochs import EpochModule
+from lrpot.training.loss import penalty
+from lrpot.training.parallel import ALONE
+
+
+class PropertyModule(EpochModule):
+    """Fits all of a property model.
+
+    The loss is the mean over the targets that a batch has of the mean `penalty` of their errors, in units of the
+    standard deviation in the training set; of classes, the mean cross entropy. Heads with experts add what keeps them
+    in use.
+    """
+
+    def __init__(self, model: PropertyModel, config: TrainingConfig) -> None:
+        model.requires_grad_(True)
+        super().__init__(model, "fit", config, ALONE)
+
+    def groups(self) -> list[dict[str, Any]]:
+        # decay is for what multiplies features, not for offsets, norms and embeddings
+        matrices: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
+        embeddings = {id(p) for m in self.model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+        for parameter in self.model.parameters():
+            plain = parameter.dim() < 2 or id(parameter) in embeddings
+            (others if plain else matrices).append(parameter)
+        lr = self.config.lr
+        return [{"params": others, "lr": lr, "weight_decay": 0.0}, {"params": matrices, "lr": lr}]
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        known = batch.targets.isfinite().sum(dim=0).tolist()
+        return {target.name: n for target, n in zip(self.model.targets, known, strict=True)}
+
+    def _loss(self, batch: Batch, *, create_graph: bool) -> tuple[Tensor, dict[str, float]]:
+        """Loss, and mean absolute errors by target in the units of the data; of classes, the share that is wrong."""
+        with torch.set_grad_enabled(create_graph):
+            found = self.model(batch)
+        wanted = self.model.learned(batch.targets, batch)
+        losses, errors = [], {}
+        for place, target in enumerate(self.model.targets):
+            known = batch.targets[:, place].isfinite()
+            if not bool(known.any()):
+                continue
+            values, own = found.values[known, place], wanted[known, place].to(found.values.dtype)
+            if target.classification:
+                losses.append(nn.functional.binary_cross_entropy_with_logits(values, own))
+                errors[target.name] = float(((values.detach() > 0) != (own > 0)).double().mean())
+            else:
+                losses.append(penalty(values - own, self.config).mean())
+                errors[target.name] = self._error(found.values.detach(), batch, place, known)
+        loss = torch.stack(losses).mean()
+        return (loss + found.balance if create_graph else loss), errors
+
+    def _error(self, values: Tensor, batch: Batch, place: int, known: Tensor) -> float:
+        said = self.model.in_units(values, batch)[known, place]
+        return float((said - batch.targets[known, place]).abs().mean())

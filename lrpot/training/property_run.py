@@ -1,0 +1,78 @@
+"""The fit of a property model in one directory: scales, one stage, tables and pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from lrpot.files import write_text
+from lrpot.model_file import save
+from lrpot.properties.build import build_property_model
+from lrpot.properties.evaluation import errors_text, evaluate_properties
+from lrpot.properties.model import PropertyModel
+from lrpot.properties.tables import errors_table, save_predictions
+from lrpot.properties.targets import Target, targets_from
+from lrpot.training.property_module import PropertyModule
+from lrpot.training.run import MODEL, Run
+
+
+class PropertyRun(Run[PropertyModel]):
+    """The fit of a property model."""
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """What is learned."""
+        return targets_from(self.config.properties)
+
+    @property
+    def titles(self) -> list[str]:
+        return ["fit"]
+
+    def first_model(self) -> PropertyModel:
+        model = build_property_model(self.config.properties, self.data.elements)
+        model.set_precision(getattr(torch, self.config.training.dtype))
+        values = torch.cat([structure.targets for structure in self.data.train])
+        model.set_scales(values, torch.from_numpy(self.data.train.atoms.astype("int64")))
+        for place, target in enumerate(model.targets):
+            own = values[:, place]
+            if not target.classification and bool(((own == 0) | (own == 1) | own.isnan()).all()):
+                self.console.warn(
+                    f"{target.name} is 0 or 1 everywhere, and is learned as a number; if it is a class, add "
+                    f"--classification {target.name}"
+                )
+        model.to(self.device).eval()
+        self.keep(model, {"stage": 0, "title": "start", **self.results(model)})
+        return model
+
+    def module(self, model: PropertyModel, number: int) -> PropertyModule:
+        return PropertyModule(model, self.config.training.for_stage(number))
+
+    def results(self, model: PropertyModel) -> dict[str, Any]:
+        return {"validation": evaluate_properties(model, self.data.valid).errors()}
+
+    def errors_text(self, errors: Mapping[str, Any]) -> str:
+        return errors_text(errors, self.targets)
+
+    def progress_note(self, history: list[dict[str, float]]) -> str:
+        last = history[-1]
+        errors = [f"{t.name} {last[t.name]:.3g} {t.unit}".rstrip() for t in self.targets if t.name in last]
+        return ", ".join([f"loss {last['loss']:.2e}", *errors, f"lr {last['lr']:.1e}"])
+
+    def finish(self, model: PropertyModel) -> None:
+        path = save(model, self.out / MODEL)
+        where, shown = ("test", self.data.test) if self.data.test else ("validation", self.data.valid)
+        found = evaluate_properties(model, shown)
+        errors = found.errors()
+        if self.data.test:
+            self.test = errors
+        self.console.table(f"errors, {len(shown)} {where} structures", *errors_table(found))
+        write_text(self.out / "results.json", json.dumps({"stages": self.summary, "test": self.test}, indent=1))
+        table = save_predictions(found, shown.rows.tolist(), shown.names.tolist(), self.out / f"{where}.csv")
+        from lrpot.properties.pictures import draw  # matplotlib takes a second
+
+        pictures = draw(found, self.out, history=self.done[-1]["history"])
+        for file in (path, table, *pictures):
+            self.console.line(f"wrote {file}")
