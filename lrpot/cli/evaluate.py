@@ -141,6 +141,7 @@ def _evaluate_properties(
     for row in rows:
         try:
             structures.append(to_structure(row.atoms, model.cutoff, shells=model.shells, labels=False, targets=names))
+            model.check(structures[-1])
         except LrpotError as error:
             raise type(error)(f"{row}: {error}") from error
     with console.progress("evaluating", len(structures), "crystals") as update:
