@@ -23,6 +23,8 @@ born_charges      (N, 3, 3)      float64  label, e: dP_a/dr_b of each atom, over
                                           constant (optional)
 targets           (G, T)         float64  properties of the crystal, in units of the data set; nan where one is not
                                           known (optional)
+wave_pairs        (sum A^2, B)   network  what a fit keeps of the waves of each crystal, a row for each pair of its A
+                                          atoms, in 1/A^3, see `properties.wave_filter`; no rows: not kept (optional)
 ================  =============  =======  ==============================================================
 
 G is the number of structures: 1 in a `Structure`, more in a batch. Positions and cell are always float64, so that

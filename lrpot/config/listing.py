@@ -93,6 +93,11 @@ _IDLE: tuple[tuple[tuple[str, ...], Callable[[FitConfig], bool], str], ...] = (
     (("model.*", *POTENTIAL_TRAINING), lambda c: c.task == "property", "task is property"),
     (("properties.*",), lambda c: c.task == "potential", "task is potential"),
     (
+        ("properties.encoder.descriptor.outputs", "properties.encoder.descriptor.variant"),
+        lambda c: getattr(getattr(c.properties.encoder, "descriptor", None), "form", "") == "potential",
+        "properties.encoder.descriptor.form is potential",
+    ),
+    (
         ("properties.head.*",),
         lambda c: c.properties.head.kind == "shared" and c.task == "property",
         "properties.head.kind is shared",

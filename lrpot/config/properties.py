@@ -43,11 +43,15 @@ class CGCNNConfig(Section):
 class DescriptorConfig(Section):
     """Yu's reciprocal descriptor."""
 
-    charges: int = Field(16, ge=1, description="Kinds of learned charge of each element.")
-    k_cutoff: float = Field(5.0, gt=0, description="Largest |k|, 1/A.")
+    form: Literal["descriptor", "potential"] = Field(
+        "descriptor",
+        description="potential: what the long-range part of a potential would be, which the paper compares with.",
+    )
+    charges: int = Field(8, ge=1, description="Kinds of learned charge of each element.")
+    k_cutoff: float = Field(4.0, gt=0, description="Largest |k|, 1/A.")
     basis: int = Field(32, ge=2, description="Gaussians in |k|.")
-    hidden: int = Field(64, ge=1, description="Width of the network of |k| and |S|.")
-    layers: int = Field(2, ge=0, description="Residual layers of that network.")
+    hidden: int = Field(32, ge=1, description="Width of the network of |k| and |S|.")
+    layers: int = Field(1, ge=0, description="Residual layers of that network.")
     outputs: int = Field(4, ge=1, description="Numbers for each kind of charge.")
     variant: Literal["invariant", "published"] = Field(
         "invariant", description="published: without an envelope in |k|, so that strain leads to steps."
@@ -77,9 +81,9 @@ class ReGNetConfig(Section):
     neighbours: int = Field(16, ge=1, description="Nearest neighbours of each atom, at least; in whole shells.")
     k_cutoff: float = Field(4.0, gt=0, description="Largest |k|, 1/A.")
     reciprocal: bool = Field(True, description="Whether there are filters in reciprocal space.")
-    waves: int = Field(128, ge=1, description="Width of the features that are filtered.")
+    waves: int = Field(128, ge=8, multiple_of=8, description="Width of the features that are filtered, by 8 filters.")
     basis: int = Field(256, ge=2, description="Gaussians in -0.75 A / distance.")
-    wave_basis: int = Field(32, ge=2, description="Gaussians in |k|.")
+    wave_basis: int = Field(16, ge=2, description="Gaussians in |k|.")
     variant: Literal["invariant", "literal", "threewave"] = Field(
         "invariant",
         description="literal and threewave: the filter as printed, which changes with how a crystal is written down.",

@@ -24,7 +24,7 @@ from lrpot.properties.model import PropertyModel
 from lrpot.properties.regnet import ReGNet
 from lrpot.properties.statistics import Statistics
 from lrpot.properties.targets import Target, targets_from
-from lrpot.properties.yu import ReciprocalDescriptor, Yu
+from lrpot.properties.yu import ReciprocalDescriptor, ReciprocalPotential, Yu
 
 
 def build_property_model(config: PropertiesConfig, elements: Iterable[int]) -> PropertyModel:
@@ -72,8 +72,13 @@ def build_encoder(config: EncoderConfig) -> nn.Module:
     backbone = None
     if config.backbone is not None:
         backbone = BACKBONES[config.backbone.name](**config.backbone.model_dump(exclude={"name"}))
-    descriptor = None if config.descriptor is None else ReciprocalDescriptor(**config.descriptor.model_dump())
-    return Yu(backbone, descriptor)
+    return Yu(backbone, None if config.descriptor is None else _descriptor(config.descriptor))
+
+
+def _descriptor(config: DescriptorConfig) -> ReciprocalDescriptor | ReciprocalPotential:
+    if config.form == "descriptor":
+        return ReciprocalDescriptor(**config.model_dump(exclude={"form"}))
+    return ReciprocalPotential(**config.model_dump(exclude={"form", "outputs", "variant"}))
 
 
 def build_head(config: HeadConfig, encoder: nn.Module, targets: Iterable[Target]) -> nn.Module:

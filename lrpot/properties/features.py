@@ -23,8 +23,12 @@ class CrystalFeatures(NamedTuple):
     atom: Tensor | None
 
 
+def atom_counts(batch: Data) -> Tensor:
+    """(G,) number of atoms of each crystal."""
+    return torch.bincount(batch_index(batch), minlength=len(batch.cell))
+
+
 def mean_over_atoms(values: Tensor, batch: Data) -> Tensor:
     """(G, F) means of (N, F) over the atoms of each crystal."""
-    index, n = batch_index(batch), batch.cell.shape[0]
-    counts = torch.bincount(index, minlength=n).to(values.dtype)
-    return values.new_zeros(n, values.shape[1]).index_add(0, index, values) / counts[:, None]
+    sums = values.new_zeros(len(batch.cell), values.shape[1]).index_add(0, batch_index(batch), values)
+    return sums / atom_counts(batch)[:, None]

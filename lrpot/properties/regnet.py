@@ -14,21 +14,22 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from lrpot.data.shells import FARTHEST
+from lrpot.errors import ConfigError
 from lrpot.kspace.lattice import reciprocal_cell
 from lrpot.properties.basis import BatchNorm, Gaussians, Residual
 from lrpot.properties.elements import ElementEmbedding
 from lrpot.properties.features import CrystalFeatures, mean_over_atoms
 from lrpot.properties.radial_table import RadialTable, interpolation
-from lrpot.properties.variant import check_variant
-from lrpot.properties.waves import WaveFilter, wave_filter
-from lrpot.structure import batch_index, edge_vectors
+from lrpot.properties.variant import INVARIANT, check_variant
+from lrpot.properties.wave_filter import WaveFilter, prepared, wave_filters
+from lrpot.structure import Structure, batch_index, edge_vectors
 
 # An edge is known by -0.75 A / distance; no edge is shorter than 0.1 A.
 POTENTIAL = -0.75
 NEAREST = POTENTIAL / 0.1
 
-# Filters in |k| that all features of a block are made of.
-RANK = 8
+# Filters in |k| of a block.
+FILTERS = 8
 
 
 class GatedMessages(nn.Module):
@@ -63,7 +64,7 @@ class GatedMessages(nn.Module):
 
 
 class ReciprocalFilter(nn.Module):
-    """u_i = c / V sum_k 2 w(|k|) Re[e^{ik.r_i} S(k)], S(k) = sum_j h_j e^{-ik.r_j}; w is learned for each feature.
+    """u_i = c / V sum_k 2 w(|k|) Re[e^{ik.r_i} S(k)], S(k) = sum_j h_j e^{-ik.r_j}; each group of features has its w.
 
     The mean over the volume, every wave inside a sphere and a filter of |k| alone make it the same in any cell.
     """
@@ -74,8 +75,7 @@ class ReciprocalFilter(nn.Module):
             features: width. k_cutoff: 1/A. basis: functions of |k|.
         """
         super().__init__()
-        self.filters = nn.Parameter(torch.randn(basis, RANK) * basis**-0.5)
-        self.mix = nn.Parameter(torch.randn(RANK, features) * RANK**-0.5)
+        self.filters = nn.Parameter(torch.randn(basis, FILTERS) * basis**-0.5)
         self.before = Residual(features)
         self.after = nn.Sequential(nn.Linear(features, features), Residual(features))
         self.last = nn.Linear(features, features, bias=False)
@@ -84,35 +84,54 @@ class ReciprocalFilter(nn.Module):
         # the number of waves in the half sphere grows with the volume: about one for the sum at the start
         self.strength = 12.0 * math.pi**2 / k_cutoff**3
 
-    def forward(self, h: Tensor, found: WaveFilter) -> Tensor:
-        """(N, features) to be added."""
-        field = found(self.before(h), self.filters, self.strength * self.mix)
-        return self.last(nn.functional.silu(self.after(field)))
+    @property
+    def weights(self) -> Tensor:
+        """(basis, FILTERS): c w of each group as a sum of the basis."""
+        return self.strength * self.filters
+
+    def forward(self, h: Tensor, filtered: WaveFilter) -> Tensor:
+        """(N, features) to be added.
+
+        Args:
+            h: (N, features). filtered: `weights` at work.
+        """
+        return self.last(nn.functional.silu(self.after(filtered(self.before(h)))))
 
 
-class PublishedFilter(nn.Module):
-    """The filter as it is printed: u_j = W Re sum_m e^{i p_mj} sum_l h_l e^{-i p_ml}, with three phases m at each atom.
+def published_filter(batch: Data, phase: str) -> WaveFilter:
+    """The filter as it is printed: u_j = Re sum_m e^{i p_mj} sum_l h_l e^{-i p_ml}, with three phases m at each atom.
 
-    literal: p_mj = b_m . f_j, of a Cartesian reciprocal basis vector and fractional coordinates; it changes when the
-    crystal is rotated, moved, or described by another cell. threewave: p_mj = 2 pi f_mj; it changes with the cell.
+    Args:
+        batch: crystals.
+        phase: "literal": p_mj = b_m . f_j, a Cartesian reciprocal basis vector times fractional coordinates; it changes
+            when the crystal is rotated, moved, or described by another cell. "threewave": p_mj = 2 pi f_mj; it changes
+            with the cell.
     """
+    index = batch_index(batch)
+    fractional = torch.linalg.solve(batch.cell[index].mT, batch.positions[:, :, None])[:, :, 0]
+    phases = 2.0 * math.pi * fractional
+    if phase == "literal":
+        phases = torch.einsum("nmc,nc->nm", reciprocal_cell(batch.cell)[index], fractional)
 
-    def __init__(self, features: int, phase: str) -> None:
-        super().__init__()
-        self.phase = phase
-        self.last = nn.Linear(features, features)
-
-    def forward(self, h: Tensor, batch: Data) -> Tensor:
-        """(N, features) to be added."""
-        index = batch_index(batch)
-        fractional = torch.linalg.solve(batch.cell[index].mT, batch.positions[:, :, None])[:, :, 0]
-        phases = 2.0 * math.pi * fractional
-        if self.phase == "literal":
-            phases = torch.einsum("nmc,nc->nm", reciprocal_cell(batch.cell)[index], fractional)
+    def filtered(h: Tensor) -> Tensor:
         turn = torch.polar(torch.ones_like(phases), phases).to(torch.complex(h, h).dtype)
         waves_of = torch.einsum("nm,nf->nmf", turn.conj(), h.to(turn.dtype))
         sums = waves_of.new_zeros(len(batch.cell), *waves_of.shape[1:]).index_add(0, index, waves_of)
-        return self.last(torch.einsum("nm,nmf->nf", turn, sums[index]).real)
+        return torch.einsum("nm,nmf->nf", turn, sums[index]).real
+
+    return filtered
+
+
+class PublishedFilter(nn.Module):
+    """A linear layer on `published_filter`."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.last = nn.Linear(features, features)
+
+    def forward(self, h: Tensor, filtered: WaveFilter) -> Tensor:
+        """(N, features) to be added."""
+        return self.last(filtered(h))
 
 
 class ReGNet(nn.Module):
@@ -127,7 +146,7 @@ class ReGNet(nn.Module):
         reciprocal: bool = True,
         waves: int = 128,
         basis: int = 256,
-        wave_basis: int = 32,
+        wave_basis: int = 16,
         variant: str = "invariant",
     ) -> None:
         """
@@ -137,9 +156,11 @@ class ReGNet(nn.Module):
             waves: width of the stream that is filtered; `features` in the paper, which takes more of its time than
                 the messages.
             basis: Gaussians in -0.75 / d on -4 ... 4. wave_basis: Gaussians in |k|.
-            variant: "invariant", or what is printed: "literal" or "threewave" (see `PublishedFilter`).
+            variant: "invariant", or what is printed: "literal" or "threewave" (see `published_filter`).
         """
         check_variant("regnet", variant, ("invariant", "literal", "threewave"))
+        if waves % FILTERS:
+            raise ConfigError(f"regnet: waves = {waves} is no multiple of its {FILTERS} filters; choose another width")
         super().__init__()
         self.features = self.atom_features = features
         self.shells, self.cutoff, self.wave_cutoff = neighbours, FARTHEST, float(k_cutoff) if reciprocal else None
@@ -151,7 +172,7 @@ class ReGNet(nn.Module):
         self.messages = nn.ModuleList(GatedMessages(features) for _ in range(blocks))
         self.variant = variant
         self.filters = nn.ModuleList(
-            ReciprocalFilter(waves, k_cutoff, wave_basis) if variant == "invariant" else PublishedFilter(waves, variant)
+            ReciprocalFilter(waves, k_cutoff, wave_basis) if variant == INVARIANT else PublishedFilter(waves)
             for _ in range(blocks if reciprocal else 0)
         )
         self.wave_basis = Gaussians(0.0, self.k_cutoff, wave_basis)
@@ -174,16 +195,37 @@ class ReGNet(nn.Module):
             for pass_on in self.messages:
                 local = pass_on(local, batch.edge_index, table)
             return CrystalFeatures(mean_over_atoms(local, batch), local)
-        found: Data | WaveFilter = batch
-        if self.variant == "invariant":
-            work = {"rank": RANK, "features": self.waves * len(self.filters)}
-            found = wave_filter(batch, self.k_cutoff, self.wave_basis, local.dtype, **work)
         whole = torch.sigmoid(self.first(local))
-        for pass_on, filtered, fuse, norm in zip(self.messages, self.filters, self.fuse, self.norms, strict=True):
+        blocks = zip(self.messages, self.filters, self._filters_of(batch), self.fuse, self.norms, strict=True)
+        for pass_on, block, filtered, fuse, norm in blocks:
             local = pass_on(local, batch.edge_index, table)
-            whole = whole + filtered(whole, found)
+            whole = whole + block(whole, filtered)
             local = norm(local + fuse(torch.cat([local, whole], dim=1)))
         return CrystalFeatures(mean_over_atoms(local, batch), local)
+
+    def prepared(self, structure: Structure) -> dict[str, Tensor]:
+        """Fields that depend on a crystal alone, for `Graphs.attach`: a fit makes them once.
+
+        `forward` finds the same without them. They belong to this network's `k_cutoff` and `wave_basis`.
+
+        Args:
+            structure: one crystal, where the network is.
+        Returns:
+            `wave_pairs` (A^2, wave_basis), or nothing without filters; see `lrpot.properties.wave_filter.prepared`.
+        Raises:
+            StructureError: see `lrpot.properties.waves.waves`.
+        """
+        weights = self._wave_weights()
+        return prepared(structure, self.k_cutoff, self.wave_basis, weights, self.waves) if weights else {}
+
+    def _filters_of(self, batch: Data) -> list[WaveFilter]:
+        if self.variant == INVARIANT:
+            return wave_filters(batch, self.k_cutoff, self.wave_basis, self._wave_weights(), self.waves)
+        return [published_filter(batch, self.variant)] * len(self.filters)
+
+    def _wave_weights(self) -> list[Tensor]:
+        """Of the filters of each block; none of the published ones."""
+        return [block.weights for block in self.filters if isinstance(block, ReciprocalFilter)]
 
     def _edge_features(self, x: Tensor) -> Tensor:
         """(X, features) from -0.75 / distance."""

@@ -1,27 +1,24 @@
-"""Sums over the wave vectors of a crystal: structure factors of features, and filters that act on features.
+"""The wave vectors of crystals, their phases at the atoms, and structure factors of features.
 
 The phases depend on the crystals alone: they are made once for a batch and serve every layer. Crystals are padded to
 common numbers of atoms and waves, so that the sums are batched matrix products.
-
-A filter, u_i = 1/V sum_k w(|k|) Re e^{ik.r_i} sum_j h_j e^{-ik.r_j}, is computed in one of two ways. `Waves` sums over
-atoms, then over waves. `WavePairs` sums over waves first: with w made of few functions of |k| it is a matrix between
-the atoms of a crystal for each of them, which is less work wherever a crystal has fewer atoms than waves.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch_geometric.data import Data
 
 from lrpot.errors import StructureError
 from lrpot.kspace.lattice import MAX_KVECTORS, check_number, half_sphere
+from lrpot.properties.features import atom_counts
 from lrpot.structure import batch_index
 
 NOT_PERIODIC = (
@@ -60,57 +57,6 @@ class Waves:
         return field.flatten(0, 1)[self.place]
 
 
-@dataclass(frozen=True)
-class WavePairs:
-    """1/V sum_k 2 b(|k|) cos k.(r_i - r_j) between the atoms of each crystal, for each function b of a basis.
-
-    Attributes:
-        matrices: (G, B, A, A), 1/A^3; the envelope is in it. place: (N,), as in `Waves`.
-    """
-
-    matrices: Tensor
-    place: Tensor
-
-    def filtered(self, values: Tensor, filters: Tensor, mix: Tensor) -> Tensor:
-        """(N, C): 1/V sum_k w_c(|k|) Re e^{ik.r_i} sum_j h_jc e^{-ik.r_j}, w_c = sum_br b_b(|k|) filters_br mix_rc.
-
-        Args:
-            values: h, (N, C). filters: (B, R). mix: (R, C).
-        """
-        n_crystals, _, n_atoms, _ = self.matrices.shape
-        matrices = torch.einsum("gbij,br->grij", self.matrices, filters).flatten(1, 2)
-        padded = _padded(values, self.place, n_crystals, n_atoms)
-        each = (matrices @ padded).view(n_crystals, -1, n_atoms, values.shape[1])
-        return torch.einsum("grac,rc->gac", each, mix).flatten(0, 1)[self.place]
-
-
-# What acts on features (N, C) with filters (B, R) and mix (R, C); see `WavePairs.filtered`.
-WaveFilter = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-def wave_filter(
-    batch: Data, k_cutoff: float, basis: nn.Module, dtype: torch.dtype, *, rank: int, features: int
-) -> WaveFilter:
-    """Filters on the waves of a batch, by whichever way is less work.
-
-    Args:
-        batch, k_cutoff, basis, dtype: as for `wave_pairs`. rank: R. features: C, times how often it will be called.
-    Raises:
-        StructureError: as `waves`.
-    """
-    n_waves = _volume(batch) * k_cutoff**3 / (12.0 * math.pi**2)
-    n_atoms = torch.bincount(batch_index(batch), minlength=len(batch.cell)).to(n_waves.dtype)
-    n_basis = basis(n_waves[:0]).shape[1]
-    # multiplications
-    by_pairs = (n_atoms**2 * (2.0 * n_waves * n_basis + rank * features)).sum()
-    by_waves = (4.0 * n_waves * n_atoms * features).sum()
-    if by_pairs <= by_waves:
-        return wave_pairs(batch, k_cutoff, basis, dtype).filtered
-    found = waves(batch, k_cutoff, dtype)
-    functions = basis(found.k) * (found.weight * envelope(found.k, k_cutoff) / found.volume[:, None])[..., None]
-    return lambda values, filters, mix: found.filtered(values, functions @ filters @ mix)
-
-
 def waves(batch: Data, k_cutoff: float, dtype: torch.dtype) -> Waves:
     """The waves of a batch.
 
@@ -122,14 +68,14 @@ def waves(batch: Data, k_cutoff: float, dtype: torch.dtype) -> Waves:
     Raises:
         StructureError: a crystal that is not periodic in all directions, or so many waves that memory would run out.
     """
-    phases, lengths = zip(*_phases(batch, k_cutoff), strict=True)
-    n_waves, n_atoms = (max(part.shape[axis] for part in phases) for axis in (0, 1))
-    cosine, sine = (batch.positions.new_zeros((len(phases), n_waves, n_atoms), dtype=dtype) for _ in range(2))
-    for number, part in enumerate(phases):
+    angles, lengths = zip(*phases(batch, k_cutoff), strict=True)
+    n_waves, n_atoms = (max(part.shape[axis] for part in angles) for axis in (0, 1))
+    cosine, sine = (batch.positions.new_zeros((len(angles), n_waves, n_atoms), dtype=dtype) for _ in range(2))
+    for number, part in enumerate(angles):
         cosine[number, : part.shape[0], : part.shape[1]] = part.cos()
         sine[number, : part.shape[0], : part.shape[1]] = part.sin()
     k = pad_sequence(list(lengths), batch_first=True).to(dtype)
-    return Waves(cosine, sine, k, 2.0 * (k > 0).to(dtype), _volume(batch).to(dtype), _places(batch, n_atoms))
+    return Waves(cosine, sine, k, 2.0 * (k > 0).to(dtype), volume(batch).to(dtype), _places(batch, n_atoms))
 
 
 def check_waves(structure: Data, k_cutoff: float) -> None:
@@ -140,26 +86,7 @@ def check_waves(structure: Data, k_cutoff: float) -> None:
     """
     if not bool(structure.pbc.all()):
         raise StructureError(NOT_PERIODIC)
-    check_number(float(_volume(structure)[0]), k_cutoff, MAX_KVECTORS)
-
-
-def wave_pairs(batch: Data, k_cutoff: float, basis: nn.Module, dtype: torch.dtype) -> WavePairs:
-    """The same waves, already summed for each function of a basis.
-
-    Args:
-        basis: (K,) -> (K, B), 1/A. The others, and what is raised: as for `waves`.
-    """
-    phases, lengths = zip(*_phases(batch, k_cutoff), strict=True)
-    n_atoms = max(part.shape[1] for part in phases)
-    n_basis = basis(lengths[0][:0]).shape[1]
-    matrices = batch.positions.new_zeros((len(phases), n_basis, n_atoms, n_atoms), dtype=dtype)
-    for matrix, part, k, volume in zip(matrices, phases, lengths, _volume(batch), strict=True):
-        n = part.shape[1]
-        functions = (basis(k) * (2.0 * envelope(k, k_cutoff) / volume)[:, None]).to(dtype)
-        both = torch.cat([part.cos(), part.sin()]).to(dtype)
-        weighted = torch.einsum("ki,kb->kbi", both, functions.repeat(2, 1)).flatten(1)
-        matrix[:, :n, :n] = (both.mT @ weighted).view(n, n_basis, n).transpose(0, 1)
-    return WavePairs(matrices, _places(batch, n_atoms))
+    check_number(float(volume(structure)[0]), k_cutoff, MAX_KVECTORS)
 
 
 def envelope(k: Tensor, k_cutoff: float) -> Tensor:
@@ -167,28 +94,27 @@ def envelope(k: Tensor, k_cutoff: float) -> Tensor:
     return (1.0 - (k / k_cutoff) ** 2).clamp(min=0.0) ** 3
 
 
-def _phases(batch: Data, k_cutoff: float) -> Iterator[tuple[Tensor, Tensor]]:
+def phases(batch: Data, k_cutoff: float) -> Iterator[tuple[Tensor, Tensor]]:
     """Of each crystal: k . r (K, N), within a turn, and |k| (K,), float64."""
     if not bool(batch.pbc.all()):
         raise StructureError(NOT_PERIODIC)
-    index = batch_index(batch)
-    fractional = torch.linalg.solve(batch.cell[index].mT, batch.positions[:, :, None])[:, :, 0]
-    counts = torch.bincount(index, minlength=len(batch.cell)).tolist()
-    for cell, part in zip(batch.cell.numpy(force=True), fractional.split(counts), strict=True):
+    fractional = torch.linalg.solve(batch.cell[batch_index(batch)].mT, batch.positions[:, :, None])[:, :, 0]
+    parts = fractional.split(atom_counts(batch).tolist())
+    for cell, part in zip(batch.cell.numpy(force=True), parts, strict=True):
         indices = torch.from_numpy(half_sphere(cell, k_cutoff)).to(part.device, torch.float64)
         turns = indices @ part.T
         vectors = indices @ torch.from_numpy(2.0 * math.pi * np.linalg.inv(cell).T).to(part.device)
         yield 2.0 * math.pi * (turns - turns.round()), torch.linalg.vector_norm(vectors, dim=1)
 
 
-def _volume(batch: Data) -> Tensor:
+def volume(batch: Data) -> Tensor:
+    """(G,), A^3."""
     return torch.linalg.det(batch.cell).abs()
 
 
 def _places(batch: Data, n_atoms: int) -> Tensor:
     """(N,) where each atom stands when every crystal has room for `n_atoms`."""
-    index = batch_index(batch)
-    counts = torch.bincount(index, minlength=len(batch.cell))
+    index, counts = batch_index(batch), atom_counts(batch)
     first = counts.cumsum(0) - counts
     return torch.arange(len(index), device=index.device) - first[index] + index * n_atoms
 

@@ -14,10 +14,10 @@ from torch_geometric.data import Data
 from lrpot.data.readers import OVERLAP_CHECKED
 from lrpot.errors import ConfigError
 from lrpot.properties.basis import Gaussians, Residual
-from lrpot.properties.features import CrystalFeatures, mean_over_atoms
+from lrpot.properties.features import CrystalFeatures, atom_counts, mean_over_atoms
 from lrpot.properties.variant import check_variant
 from lrpot.properties.waves import Waves, envelope, waves
-from lrpot.structure import MAX_ATOMIC_NUMBER, batch_index, edge_vectors
+from lrpot.structure import MAX_ATOMIC_NUMBER, edge_vectors
 
 # Below any reflection that is seen; the square root of zero has no derivative.
 _EXTINCT = 1e-12
@@ -34,11 +34,11 @@ class ReciprocalDescriptor(nn.Module):
 
     def __init__(
         self,
-        charges: int = 16,
-        k_cutoff: float = 5.0,
+        charges: int = 8,
+        k_cutoff: float = 4.0,
         basis: int = 32,
-        hidden: int = 64,
-        layers: int = 2,
+        hidden: int = 32,
+        layers: int = 1,
         outputs: int = 4,
         variant: str = "invariant",
     ) -> None:
@@ -79,30 +79,73 @@ class ReciprocalDescriptor(nn.Module):
         cosines, sines = found.sums(charges)
         volume = found.volume[:, None, None]
         power = (cosines**2 + sines**2) / volume**2
-        total = mean_over_atoms(charges, batch) * (torch.bincount(batch_index(batch)) / found.volume)[:, None]
+        total = mean_over_atoms(charges, batch) * (atom_counts(batch) / found.volume)[:, None]
         power = torch.cat([power, total[:, None] ** 2], dim=1) / self.scale
         # k = 0 too: it tells how dense a crystal is, which no other wave does
         zero = found.k.new_zeros(len(found.k), 1)
         k = torch.cat([found.k, zero], dim=1)
         weight = torch.cat([found.weight, zero + 1.0], dim=1)
+        # crystals have numbers of waves of their own: the network sees no padding
+        crystal, place = weight.nonzero(as_tuple=True)
+        k, weight, power = (part[crystal, place] for part in (k, weight, power))
         if self.variant == "invariant":
             weight = weight * envelope(k, self.k_cutoff)
             # not the square root, whose derivative is infinite at a reflection that is extinct
             strength = torch.log1p(power)
         else:
             strength = (power + _EXTINCT).sqrt()
-        known = self.basis(k)[:, :, None].expand(*power.shape, -1)
+        known = self.basis(k)[:, None].expand(*power.shape, -1)
         values = self.network(torch.cat([known, strength[..., None]], dim=-1))
-        return torch.einsum("gk,gkc,gkco->gco", weight, power, values).flatten(1)
+        terms = (weight[:, None] * power)[..., None] * values
+        return terms.new_zeros(len(batch.cell), *terms.shape[1:]).index_add(0, crystal, terms).flatten(1)
+
+
+class ReciprocalPotential(nn.Module):
+    """1/V sum_k FCN(|k|) |S(k)|^2 per atom, of each kind of learned charge: the long-range part of a potential.
+
+    The paper adds it to properties for comparison; it knows less than the descriptor, whose terms see |S| too.
+    """
+
+    def __init__(
+        self, charges: int = 8, k_cutoff: float = 4.0, basis: int = 32, hidden: int = 32, layers: int = 1
+    ) -> None:
+        """
+        Args:
+            charges: kinds of charge; the mean over the atoms of a crystal is taken off each. The others: as of
+                `ReciprocalDescriptor`.
+        """
+        super().__init__()
+        self.k_cutoff = float(k_cutoff)
+        self.features = charges
+        self.charges = nn.Embedding(MAX_ATOMIC_NUMBER + 1, charges)
+        self.basis = Gaussians(0.0, self.k_cutoff, basis)
+        self.network = nn.Sequential(
+            nn.Linear(basis, hidden), nn.SiLU(), *(Residual(hidden) for _ in range(layers)), nn.Linear(hidden, charges)
+        )
+
+    def forward(self, batch: Data) -> Tensor:
+        """(G, features).
+
+        Raises:
+            StructureError: see `lrpot.properties.waves.waves`.
+        """
+        charges = self.charges(batch.numbers)
+        found = waves(batch, self.k_cutoff, charges.dtype)
+        cosines, sines = found.sums(charges - mean_over_atoms(charges, batch)[batch_index(batch)])
+        kernel = self.network(self.basis(found.k)) * (found.weight * envelope(found.k, self.k_cutoff))[..., None]
+        return (kernel * (cosines**2 + sines**2)).sum(dim=1) / (found.volume * atom_counts(batch))[:, None]
 
 
 class Yu(nn.Module):
     """Features of a backbone, averaged over atoms, beside the reciprocal descriptor; or either alone."""
 
-    def __init__(self, backbone: nn.Module | None, descriptor: ReciprocalDescriptor | None) -> None:
+    def __init__(
+        self, backbone: nn.Module | None, descriptor: ReciprocalDescriptor | ReciprocalPotential | None
+    ) -> None:
         """
         Args:
-            backbone: see `lrpot.backbones`; its `cutoff` (A) is how far edges must reach. descriptor: or None.
+            backbone: see `lrpot.backbones`; its `cutoff` (A) is how far edges must reach.
+            descriptor: what stands beside it, or None.
         Raises:
             ConfigError: neither.
         """

@@ -15,7 +15,7 @@ from lrpot.properties.cgcnn import CGCNN
 from lrpot.properties.features import CrystalFeatures
 from lrpot.properties.regnet import ReGNet
 from lrpot.properties.statistics import Statistics
-from lrpot.properties.yu import ReciprocalDescriptor, Yu
+from lrpot.properties.yu import ReciprocalDescriptor, ReciprocalPotential, Yu
 from lrpot.structure import collate
 from tests.unit.properties.crystals import CHANGES, CRYSTALS, graph
 
@@ -23,6 +23,7 @@ ENCODERS: dict[str, Callable[[], nn.Module]] = {
     "cgcnn": lambda: CGCNN(features=16, blocks=2),
     "yu": lambda: Yu(PaiNN(features=16, interactions=2, cutoff=4.0), ReciprocalDescriptor(charges=4)),
     "descriptor": lambda: Yu(None, ReciprocalDescriptor(charges=4)),
+    "potential": lambda: Yu(None, ReciprocalPotential(charges=4)),
     "regnet": lambda: ReGNet(features=16, blocks=2),
     "messages": lambda: ReGNet(features=16, blocks=2, reciprocal=False),
     "statistics": lambda: Statistics(features=16),
