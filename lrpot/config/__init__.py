@@ -15,6 +15,7 @@ from lrpot.config.fit import FitConfig
 from lrpot.config.listing import changes, commented_yaml, one_line, settings_of, without_effect
 from lrpot.config.model import PAIR_CUTOFF_RANGE, ChargesConfig, KernelConfig, ModelConfig
 from lrpot.config.properties import (
+    PROPERTY_DEFAULTS,
     CGCNNConfig,
     DescriptorConfig,
     EncoderConfig,
@@ -30,6 +31,7 @@ from lrpot.config.training import CHARGE_WEIGHTS, StageConfig, TrainingConfig
 __all__ = [
     "CHARGE_WEIGHTS",
     "PAIR_CUTOFF_RANGE",
+    "PROPERTY_DEFAULTS",
     "REGISTERED_BACKBONES",
     "BackboneConfig",
     "CGCNNConfig",

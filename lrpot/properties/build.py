@@ -11,6 +11,7 @@ from torch import nn
 from lrpot.backbones import BACKBONES
 from lrpot.config import (
     CGCNNConfig,
+    DescriptorConfig,
     EncoderConfig,
     HeadConfig,
     PropertiesConfig,

@@ -17,7 +17,7 @@ from lrpot.properties.basis import Gaussians, Residual
 from lrpot.properties.features import CrystalFeatures, atom_counts, mean_over_atoms
 from lrpot.properties.variant import check_variant
 from lrpot.properties.waves import Waves, envelope, waves
-from lrpot.structure import MAX_ATOMIC_NUMBER, edge_vectors
+from lrpot.structure import MAX_ATOMIC_NUMBER, batch_index, edge_vectors
 
 # Below any reflection that is seen; the square root of zero has no derivative.
 _EXTINCT = 1e-12
