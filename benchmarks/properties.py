@@ -215,8 +215,12 @@ def _join(folder: Path, path: Path) -> None:
 
 def _table(title: str, records: list[dict[str, Any]]) -> None:
     lines = [
-        [f"{r['model']} {r.get('target', '')}".strip(), f"{r['mae']:.4g} +- {r['spread']:.2g}", f"{r['rmse']:.4g}"]
-        + [f"{r['seconds of a fit']:.0f}"]
+        [
+            f"{r['model']} {r.get('target', '')}".strip(),
+            f"{r['mae']:.4g} +- {r['spread']:.2g}",
+            f"{r['rmse']:.4g}",
+            f"{r['seconds of a fit']:.0f}",
+        ]
         for r in records
     ]
     Console().table(title, ["model", "MAE", "RMSE", "s / fit"], lines)
