@@ -31,7 +31,7 @@ NEIGHBOURS = 12
 
 
 def crystals() -> Data:
-    """Two of the four have two atoms each."""
+    """Five, two of which have two atoms each."""
     return collate([graph(make()) for make in (*CRYSTALS.values(), lambda: triclinic(n=2))])
 
 
