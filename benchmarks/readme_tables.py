@@ -47,6 +47,10 @@ def tables() -> list[str]:
         charge_models(read("charges")),
         reciprocal(read("kspace")),
         builder(read("nacl_builder")),
+        perovskites(read("properties-hoip")),
+        sheets(read("properties-jdft2d")),
+        several(read("properties-multitask")),
+        filters(read("regnet")),
     ]
 
 
@@ -267,6 +271,43 @@ def charge_models(result: dict[str, Any]) -> str:
     first = result["records"][0]
     names = [*(f"{kind} (ms)" for kind in first["milliseconds"]), *(f"{kind} / embedding" for kind in first["ratios"])]
     return table(("E + F by charge model, atoms", "precision", *names), rows)
+
+
+def perovskites(result: dict[str, Any]) -> str:
+    rows = [(r["model"], _with_spread(r), f"{r['seconds of a fit']:.0f}") for r in result["records"]]
+    return table(("1,346 hybrid perovskites, HSE06 gap", "MAE (eV)", "s per fit"), rows)
+
+
+def sheets(result: dict[str, Any]) -> str:
+    rows = [(r["model"], _with_spread(r), f"{r['rmse']:.0f}") for r in result["records"]]
+    return table(("matbench_jdft2d, exfoliation energy", "MAE (meV/atom)", "RMSE (meV/atom)"), rows)
+
+
+def several(result: dict[str, Any]) -> str:
+    found: dict[str, dict[str, str]] = {}
+    for record in result["records"]:
+        found.setdefault(record["target"], {})[record["model"]] = _with_spread(record)
+    heads = ("alone", "shared", "experts")
+    rows = [(target, *(own[head] for head in heads)) for target, own in found.items()]
+    return table(("two-dimensional crystals", *heads), rows)
+
+
+def _with_spread(record: dict[str, Any]) -> str:
+    return f"{record['mae']:.3g} ± {record['spread']:.1g}"
+
+
+def filters(result: dict[str, Any]) -> str:
+    rows = [
+        (
+            record["case"],
+            f"{record['plain messages / messages']:.2f}x",
+            f"{record['plain messages / ReGNet']:.2f}x",
+            f"+{record['filters']:.0%}",
+        )
+        for record in result["records"]
+    ]
+    columns = ("training step", "messages over plain scatter code", "with filters", "filters add")
+    return table(columns, rows)
 
 
 def shared_steps(result: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
@@ -21,7 +22,7 @@ from lrpot.properties.elements import ElementEmbedding
 from lrpot.properties.features import CrystalFeatures, mean_over_atoms
 from lrpot.properties.radial_table import RadialTable, interpolation
 from lrpot.properties.variant import INVARIANT, check_variant
-from lrpot.properties.wave_filter import WaveFilter, prepared, wave_filters
+from lrpot.properties.wave_filter import MOST_PAIRS, WaveFilter, prepared, wave_filters
 from lrpot.structure import Structure, batch_index, edge_vectors
 
 # An edge is known by -0.75 A / distance; no edge is shorter than 0.1 A.
@@ -217,6 +218,12 @@ class ReGNet(nn.Module):
         """
         weights = self._wave_weights()
         return prepared(structure, self.k_cutoff, self.wave_basis, weights, self.waves) if weights else {}
+
+    def prepared_size(self, atoms: np.ndarray) -> int:
+        """Bytes that it brings at most, of crystals of so many atoms (n,)."""
+        pairs = atoms.astype(np.int64) ** 2
+        width = self.wave_basis.centres.numel() * self.embedding.linear.weight.element_size()
+        return int(pairs[pairs <= MOST_PAIRS].sum()) * width if self._wave_weights() else 0
 
     def _filters_of(self, batch: Data) -> list[WaveFilter]:
         if self.variant == INVARIANT:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
@@ -78,6 +79,10 @@ class Statistics(nn.Module):
         """`statistics` (1, n_inputs), which depend on a crystal alone, for `Graphs.attach`; `forward` finds the same
         without them."""
         return {"statistics": self.statistics(structure)}
+
+    def prepared_size(self, atoms: np.ndarray) -> int:
+        """Bytes that it brings, of crystals of so many atoms (n,)."""
+        return 8 * self.n_inputs * len(atoms)
 
     def standardise(self, statistics: Tensor) -> None:
         """Set mean and spread of the inputs from those of the training set, (n, n_inputs)."""

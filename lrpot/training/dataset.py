@@ -17,6 +17,7 @@ from lrpot.console import Console
 from lrpot.data.cache import load_graphs
 from lrpot.data.graph_builder import GraphSettings
 from lrpot.data.graphs import GraphFile, Graphs, elements_of
+from lrpot.data.published import doubt
 from lrpot.data.readers import check_elements, tell_bad_rows
 from lrpot.data.sources import expand, named
 from lrpot.errors import DataError, LrpotError
@@ -99,6 +100,9 @@ def read_data(config: FitConfig, console: Console, *, stored: Path | None = None
         for part, found in loaded.items()
         for file in found
     ]
+    for found in loaded.values():
+        for line in filter(None, (doubt(file.path, file.sha256) for file in found)):
+            console.warn(line)
     if stored is not None:
         check_unchanged(stored, files)
     skip = console.warn if data.skip_bad_rows else None

@@ -19,6 +19,9 @@ from lrpot.properties.targets import Target, targets_from
 from lrpot.training.property_module import PropertyModule
 from lrpot.training.run import MODEL, Run
 
+# Bytes on disk for what depends on crystals alone; of more, each step finds it anew.
+MOST_PREPARED = 8 * 2**30
+
 
 class PropertyRun(Run[PropertyModel]):
     """The fit of a property model."""
@@ -52,11 +55,14 @@ class PropertyRun(Run[PropertyModel]):
         return model
 
     def module(self, model: PropertyModel, number: int) -> PropertyModule:
-        prepared = getattr(model.encoder, "prepared", None)
-        if prepared is not None:
+        encoder: Any = model.encoder
+        parts = (self.data.train, self.data.valid)
+        if hasattr(encoder, "prepared") and sum(encoder.prepared_size(part.atoms) for part in parts) <= MOST_PREPARED:
+            encoder.cpu()
             with torch.no_grad():
-                for part in (self.data.train, self.data.valid):
-                    part.attach(prepared(structure) for structure in part)
+                for part in parts:
+                    part.attach(encoder.prepared(structure) for structure in part)
+            encoder.to(self.device)
         return PropertyModule(model, self.config.training.for_stage(number))
 
     def results(self, model: PropertyModel) -> dict[str, Any]:
