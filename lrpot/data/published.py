@@ -1,4 +1,4 @@
-"""Files of published data sets, told by their hashes: a download that was cut short, or changed, gives other results."""
+"""Files of published data sets, told by their hashes: a download that was cut short gives other results."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ def doubt(path: Path, sha256: str) -> str | None:
     if SHA256.get(path.name, sha256) == sha256:
         return None
     return (
-        f"{path}: is not the file of that name that was published (its hash differs); get it anew, or give another name "
-        "to one of your own"
+        f"{path}: is not the file of that name that was published (its hash differs); get it anew, or give a file of "
+        "your own another name"
     )
