@@ -141,6 +141,11 @@ class TrainingConfig(Section):
         0.0, ge=0, description="Decoupled decay of the weights per step, times the learning rate (AdamW); 0: Adam."
     )
     gradient_clip: float = Field(10.0, gt=0, description="Largest norm of the gradient of the loss.")
+    keep: Literal["best", "last"] = Field(
+        "best",
+        description="Weights that a stage ends with: best, those of the least validation loss; last, those of its last "
+        "epoch, where so few rows validate that the least loss is luck.",
+    )
     ema: float = Field(
         0.0,
         ge=0,

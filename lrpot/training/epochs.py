@@ -28,8 +28,9 @@ STATE = ("best_loss", "best_weights", "stale_epochs", "history", "plateau_factor
 class EpochModule(lightning.LightningModule):
     """Fits a model; a subclass says what is minimised.
 
-    The best weights by validation loss are kept; the weights before the first epoch are the first candidate, so no
-    stage ends worse than it began. With `ema`, the weights that are validated and kept are averages over steps.
+    The best weights by validation loss are kept, or those of the last epoch if so asked; the weights before the first
+    epoch are the first candidate, so that no stage ends worse than it began. With `ema`, the weights that are validated
+    and kept are averages over steps.
 
     Attributes:
         history: a record for each epoch: epoch, lr, train_loss (not of epoch 0), loss, mean absolute errors, seconds.
@@ -168,8 +169,9 @@ class EpochModule(lightning.LightningModule):
         if self.plateau_epochs > self.config.lr_patience:
             self.plateau_factor *= 0.5
             self.plateau_epochs = 0
-        if record["loss"] < self.best_loss:
-            self.best_loss = record["loss"]
+        better = record["loss"] < self.best_loss
+        self.best_loss = min(self.best_loss, record["loss"])
+        if better or self.config.keep == "last":
             self.best_weights = copy.deepcopy({k: v.detach().cpu() for k, v in self.model.state_dict().items()})
         self.averaged.swap_out()
         lr = self.config.lr if self.optimizer is None else self.optimizer.param_groups[-1]["lr"]

@@ -289,6 +289,19 @@ def test_stages_have_settings_of_their_own(data: Path, tmp_path: Path) -> None:
     assert make_config(tmp_path / "own/config.yaml").training.per_stage[2].lr_long == 3e-3
 
 
+def test_the_weights_of_the_last_epoch_are_kept_if_so_asked(data: Path, tmp_path: Path) -> None:
+    """Steps so large that the last epoch is not the best."""
+    found = {}
+    for keep in ("best", "last"):
+        settings = SMALL | ONE_STAGE | {"training.max_epochs": 3, "training.lr": 3.0, "training.keep": keep}
+        result = fit(data, out=tmp_path / keep, settings=settings, verbose=False)
+        history = [float(record["energy"]) for record in metrics(tmp_path / keep)]
+        found[keep] = result.stages[-1]["validation"]["energy"]["mae"], history
+    assert found["last"][0] == pytest.approx(found["last"][1][-1], rel=1e-6)
+    assert found["best"][0] == pytest.approx(min(found["best"][1]), rel=1e-6)
+    assert found["best"][0] < found["last"][0]
+
+
 def test_a_label_of_one_stage_is_looked_for(data: Path, tmp_path: Path) -> None:
     settings = SMALL | {"training.per_stage.2.charge_weight": 1.0}
     with pytest.raises(DataError, match=r"training.charge_weight is set, but no training row has charges"):
