@@ -30,6 +30,10 @@ class DataError(LrpotError):
     """A file or a row of a data set that cannot be used."""
 
 
+class UnlabelledError(DataError):
+    """A crystal with none of the properties that are to be learned."""
+
+
 class ModelFileError(LrpotError):
     """A file that is not a model of lrpot, or a damaged one."""
 

@@ -288,6 +288,11 @@ def _check_info(
         config = kind.model_validate(info.config.get(section))
     except ValidationError as error:
         problem = error.errors()[0]
+        if problem["type"] == "union_tag_invalid" and problem["loc"][-1] == "encoder":
+            tag = reprlib.repr(problem["ctx"]["tag"])
+            raise ModelFileError(
+                f"{path}: its encoder {tag} is none of this lrpot's; use the lrpot that made it"
+            ) from error
         if problem["type"] == "union_tag_invalid":
             raise ModelFileError(
                 f"{path}: its backbone {reprlib.repr(problem['ctx']['tag'])} is none of lrpot's; import the module "

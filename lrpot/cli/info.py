@@ -78,7 +78,7 @@ def _tell_properties(console: Console, model: PropertyModel) -> None:
         ("elements", ", ".join(about.elements)),
         ("made by", f"lrpot {about.version}, {about.created}"),
         ("encoder", _text(settings.get("encoder"))),
-        ("head", _text(settings.get("head"))),
+        ("head", _head(settings.get("head", {}))),
         ("parameters", str(sum(p.numel() for p in model.parameters()))),
         ("training data", _text(about.data)),
     ]
@@ -91,6 +91,12 @@ def _tell_properties(console: Console, model: PropertyModel) -> None:
         epochs = f", {stage['epochs']} epochs" if "epochs" in stage else ""
         found = errors_text(stage.get("validation", {}), model.targets)
         console.line(f"{stage.get('title', 'fit')}{epochs}: validation {found}")
+
+
+def _head(settings: dict[str, Any]) -> str:
+    """The kind of a head, and what else is of that kind."""
+    kind = settings.get("kind", "shared")
+    return kind if kind == "shared" else _text(settings)
 
 
 def _origin(record: dict[str, Any]) -> list[tuple[str, object]]:

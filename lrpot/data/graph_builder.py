@@ -23,7 +23,7 @@ from lrpot.data.readers import checked_structure, stream_plain, unpacked
 from lrpot.data.records import Layout, RecordWriter, encode
 from lrpot.data.sources import content_hash, fingerprint
 from lrpot.data.tables import name_of
-from lrpot.errors import DataError, LrpotError, StructureError, UnknownElementError
+from lrpot.errors import DataError, LrpotError, StructureError, UnknownElementError, UnlabelledError
 from lrpot.structure import Structure
 
 
@@ -185,7 +185,8 @@ def _some_graphs(path: Path, plain: Path, settings: GraphSettings, first: int, e
                 targets=settings.targets,
             )
         except LrpotError as error:
-            kind = type(error) if isinstance(error, (StructureError, UnknownElementError)) else DataError
+            told = (StructureError, UnknownElementError, UnlabelledError)
+            kind = type(error) if isinstance(error, told) else DataError
             yield BadRow(row.number, kind.__name__, str(error))
             continue
         n_edges = structure.edge_index.shape[1]

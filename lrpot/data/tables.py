@@ -68,6 +68,8 @@ def read_table(path: Path, plain: Path, first: int, every: int) -> Iterator[Atom
 
 
 def _csv_rows(path: Path, plain: Path) -> Iterator[Any]:
+    if path.suffix != ".csv":
+        raise DataError(f"{path}: is packed, but the files that it names are looked for by it unpacked; unpack it")
     with open(plain, newline="", encoding="utf-8-sig") as file:
         lines: Iterator[list[str]] = (line for line in csv.reader(file) if any(field.strip() for field in line))
         head = next(lines, None)
@@ -109,7 +111,11 @@ def _found(table: Path, name: str) -> Path | None:
 def _file_of(table: Path, name: str) -> Atoms:
     file = _found(table, name)
     if file is not None:
-        return ase.io.read(file, do_not_split_by_at_sign=True)
+        try:
+            return ase.io.read(file, do_not_split_by_at_sign=True)
+        except Exception as error:  # each of ASE's many readers fails in a way of its own
+            reason = f"{type(error).__name__} {' '.join(str(error).split())}".strip()[:200]
+            raise DataError(f"{table}: {file.name} cannot be read ({reason}); correct that file") from error
     if Path(name).is_absolute() or ".." in Path(name).parts or not name:
         raise DataError(f"{table}: {name!r} leads out of the folder of the table; put the file beside it")
     raise DataError(f"{table}: no file {name} beside it (tried the endings {', '.join(filter(None, ENDINGS))}); add it")

@@ -92,7 +92,7 @@ def errors_text(errors: Mapping[str, Any], targets: Sequence[Target]) -> str:
             area = f", AUC {own['roc_auc']:.3f}" if "roc_auc" in own else ""
             parts.append(f"{target.name} accuracy {own['accuracy']:.3f}{area}")
         else:
-            parts.append(f"{target.name} {own['mae']:.4g} {target.unit}".rstrip())
+            parts.append(f"{target.name} MAE {own['mae']:.4g} {target.unit}".rstrip())
     return ", ".join(parts)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import torch
@@ -173,7 +174,7 @@ class PropertyEnsemble(nn.Module):
         Args:
             members: two or more, of the same targets.
         Raises:
-            ConfigError: too few, or of other targets.
+            ConfigError: too few, of other targets, or two of them are the same.
         """
         super().__init__()
         if len(members) < 2:
@@ -187,6 +188,11 @@ class PropertyEnsemble(nn.Module):
             if (member.cutoff, member.shells) != (members[0].cutoff, members[0].shells):
                 raise ConfigError(
                     f"model {number} of the ensemble reads other edges than model 0; join models of one encoder"
+                )
+        for (one, a), (other, b) in combinations(enumerate(member.state_dict() for member in members), 2):
+            if a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a):
+                raise ConfigError(
+                    f"models {one} and {other} of the ensemble are the same; models of other seeds differ"
                 )
         self.models = nn.ModuleList(members)
         self.factors = dict(factors or {})

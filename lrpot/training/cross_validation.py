@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from lrpot.config import FitConfig, make_config
 from lrpot.console import Console
 from lrpot.data.graphs import Graphs
-from lrpot.errors import ConfigError, DataError
+from lrpot.errors import ConfigError, DataError, Interrupted
 from lrpot.files import run_directory, write_text
 from lrpot.properties.evaluation import PropertyEvaluation
 from lrpot.properties.leaderboards.matbench import official_folds
@@ -24,7 +24,7 @@ from lrpot.properties.targets import Target, targets_from
 from lrpot.training.dataset import read_data
 from lrpot.training.fit import CONFIG, fit
 from lrpot.training.record import recorded
-from lrpot.training.split import fold_groups, groups_of
+from lrpot.training.split import check_unchanged, fold_groups, groups_of, write_split
 from lrpot.training.target_names import with_targets
 
 # In the directory of a cross-validation: predictions of all folds; what there is to say of them.
@@ -108,6 +108,7 @@ def cross_validate(
     splits = [_split(rows, groups, test, resolved.data.valid_fraction, seed) for test in tests]
     with run_directory(out, resume=resume, overwrite=overwrite):
         _same_settings(out, resolved)
+        _same_folds(out, splits, loaded.record["files"])
         about = {"seed": seed, "files": loaded.record["files"]}
         with recorded(out, about, device=resolved.training.device, warn=console.warn):
             done = [_fold(out, number, split, resolved, console) for number, split in enumerate(splits, 1)]
@@ -122,13 +123,17 @@ def _fold(
     out: Path, number: int, split: Mapping[str, list[int]], config: FitConfig, console: Console
 ) -> tuple[PropertyEvaluation, list[int], list[str]]:
     """Fit what a fold trains, or go on with it; the predictions of what it tests, their rows and names."""
-    folder, rows = out / f"fold-{number}", out / f"fold-{number}.json"
+    folder = out / f"fold-{number}"
     console.line(f"{folder.name}: {', '.join(f'{len(own)} {part}' for part, own in split.items())} rows")
     if not (folder / RESULTS).exists():
-        write_text(rows, json.dumps(split))
         begun = (folder / CONFIG).exists()
-        own = make_config(config, {"data.split": str(rows)})
-        fit(out=folder, config=None if begun else own, resume=begun, verbose=not console.quiet)
+        own = make_config(config, {"data.split": str(_rows_file(out, number))})
+        try:
+            fit(out=folder, config=None if begun else own, resume=begun, verbose=not console.quiet)
+        except Interrupted as error:
+            raise Interrupted(
+                f"stopped in {folder.name} by Ctrl-C; go on with the same command and --resume"
+            ) from error
     return read_predictions(folder / "test.csv", targets_from(config.properties))
 
 
@@ -220,6 +225,26 @@ def _same_settings(out: Path, config: FitConfig) -> None:
             f"{out}: was begun with other settings (see {stored}); go on with those, or start anew in another --out"
         )
     write_text(stored, text)
+
+
+def _same_folds(out: Path, splits: Sequence[Mapping[str, list[int]]], files: Sequence[Mapping[str, Any]]) -> None:
+    """Keep the rows of every fold, or refuse to go on with other folds or other data."""
+    wanted = {_rows_file(out, number): split for number, split in enumerate(splits, 1)}
+    for path in sorted(out.glob("fold-*.json")):
+        check_unchanged(path, files)
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if any(before.get(part) != rows for part, rows in wanted.get(path, {"train": []}).items()):
+            raise ConfigError(
+                f"{out}: was begun with other folds (see {path}); go on with those (--folds, --fold-file, --matbench), "
+                "or start anew in another --out"
+            )
+    for path, split in wanted.items():
+        write_text(path, write_split(split, files))
+
+
+def _rows_file(out: Path, number: int) -> Path:
+    """Where the rows of a fold lie."""
+    return out / f"fold-{number}.json"
 
 
 def _joined(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +21,14 @@ from lrpot.data.graphs import GraphFile, Graphs, elements_of
 from lrpot.data.published import doubt
 from lrpot.data.readers import check_elements, tell_bad_rows
 from lrpot.data.sources import expand, named
-from lrpot.errors import DataError, LrpotError
+from lrpot.errors import DataError, LrpotError, UnlabelledError
 from lrpot.kspace.boundary import boundary_of
 from lrpot.kspace.lattice import MAX_KVECTORS
 from lrpot.properties.build import reach_of
 from lrpot.properties.targets import check_values, targets_from
 from lrpot.properties.waves import check_waves
 from lrpot.structure import CHARGE_LABELS, LABELS, Structure
-from lrpot.training.split import PARTS, check_unchanged, divide, groups_of, stored_split
+from lrpot.training.split import PARTS, check_unchanged, divide, groups_of, same_crystals, stored_split
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,8 @@ def read_data(config: FitConfig, console: Console, *, stored: Path | None = None
             console.warn(line)
     if stored is not None:
         check_unchanged(stored, files)
+    for file in itertools.chain(*loaded.values()):
+        _tell_unlabelled(file, config.properties.targets, console)
     skip = console.warn if data.skip_bad_rows else None
     both = _usable(config, loaded["train"], skip)
     if stored is not None:
@@ -116,9 +119,7 @@ def read_data(config: FitConfig, console: Console, *, stored: Path | None = None
     split = {part: graphs.rows.tolist() for part, graphs in parts.items() if len(graphs)}
     elements = sorted({*parts["train"].elements, *known})
     of_properties = config.task == "property"
-    if of_properties:
-        _tell_new_elements(parts, elements, console)
-    else:
+    if not of_properties:
         _check_held_back(data, parts, elements)
     fields = parts["train"].fields
     for label in supervised(config.training):
@@ -129,6 +130,9 @@ def read_data(config: FitConfig, console: Console, *, stored: Path | None = None
             )
     allowed = None if of_properties else elements
     parts |= {part: _usable(config, loaded[part], skip, allowed) for part in sources if part != "train"}
+    if of_properties:
+        _tell_new_elements(parts, elements, console)
+        _tell_leaks(parts, console)
     record = {
         "train": data.train,
         "files": files,
@@ -158,9 +162,9 @@ def graph_settings(config: FitConfig) -> GraphSettings:
 
 
 def check_labelled(structure: Structure) -> None:
-    """Refuse a crystal without any of the properties; the processes that build graphs find this by its name."""
+    """Leave out a crystal without any of the properties; the processes that build graphs find this by its name."""
     if not bool(structure.targets.isfinite().any()):
-        raise DataError("has none of the targets; add one to the file or remove the row")
+        raise UnlabelledError("has none of the targets")
 
 
 def check_boundary(structure: Structure) -> None:
@@ -182,7 +186,8 @@ def _usable(
     delicate = ["targets"] if any(target.classification or target.log for target in targets) else []
     wave_cutoff = reach_of(config.properties.encoder).wave_cutoff if config.task == "property" else None
     for file in files:
-        bad, good = file.bad, np.ones(len(file.records), dtype=bool)
+        bad = [(row, error) for row, error in file.bad if not isinstance(error, UnlabelledError)]
+        good = np.ones(len(file.records), dtype=bool)
         doubtful = _of_other_elements(file, elements) | _with_fields(file, supervised(config.training) + delicate)
         if wave_cutoff is not None:
             doubtful |= _with_doubtful_waves(file, wave_cutoff)
@@ -202,6 +207,15 @@ def _usable(
             tell_bad_rows(file.path, sorted(bad, key=lambda found: found[0]), file.n_rows, skip)
         kept.append(good)
     return Graphs(files).select(np.flatnonzero(np.concatenate(kept)))
+
+
+def _tell_unlabelled(file: GraphFile, targets: Sequence[str], console: Console) -> None:
+    """Say how many rows have nothing to learn from: in a table of many properties most may lack the one asked for."""
+    unlabelled = sum(isinstance(error, UnlabelledError) for _, error in file.bad)
+    if unlabelled == file.n_rows:
+        raise DataError(f"{file.path}: no row has {' or '.join(targets)}; add a number to rows, or leave out that file")
+    if unlabelled:
+        console.line(f"{file.path}: {unlabelled} of {file.n_rows} rows have none of the targets and are left out")
 
 
 def _of_other_elements(file: GraphFile, elements: Sequence[int] | None) -> np.ndarray:
@@ -229,6 +243,21 @@ def _tell_new_elements(parts: Mapping[str, Graphs], elements: Sequence[int], con
     told = [f"{', '.join(chemical_symbols[z] for z in found)} in {part}" for part, found in new.items() if found]
     if told:
         console.warn(f"no training row has these elements: {'; '.join(told)}; predictions there are guesses")
+
+
+def _tell_leaks(parts: Mapping[str, Graphs], console: Console) -> None:
+    """Say how many rows that are held back may be crystals of the training part: their errors look too small."""
+    names, volume = (np.concatenate([getattr(parts[part], kind) for part in PARTS]) for kind in ("names", "volume"))
+    formulas = np.concatenate([np.array(parts[part].formulas)[parts[part].formula] for part in PARTS])
+    groups = same_crystals(names, np.unique(formulas, return_inverse=True)[1], volume)
+    train, valid, test = np.split(groups, np.cumsum([len(parts[part]) for part in PARTS])[:-1])
+    for part, own in (("validation", valid), ("test", test)):
+        shared = int(np.isin(own, train).sum())
+        if shared:
+            console.warn(
+                f"{shared} of {len(own)} {part} rows may be crystals of the training part (same name, or same formula "
+                "and volume); errors there look too small: choose data.split structure"
+            )
 
 
 def _check_held_back(data: DataConfig, parts: Mapping[str, Graphs], elements: Sequence[int]) -> None:

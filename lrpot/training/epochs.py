@@ -102,6 +102,8 @@ class EpochModule(lightning.LightningModule):
             group["lr"] = min(factor, 1.0) * lr
 
     def on_train_epoch_start(self) -> None:
+        # what is drawn in an epoch depends on seed and epoch alone, so that a resumed run draws the same
+        torch.manual_seed(self.config.seed * 1_000_003 + self.current_epoch)
         self._epoch_began = time.monotonic()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

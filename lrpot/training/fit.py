@@ -32,7 +32,7 @@ from lrpot.training.parallel import ALONE, Processes
 from lrpot.training.potential_run import PotentialRun
 from lrpot.training.precision import check_mixed_precision
 from lrpot.training.property_ensemble import join_properties
-from lrpot.training.property_run import PropertyRun
+from lrpot.training.property_run import PropertyRun, set_scales
 from lrpot.training.record import recorded
 from lrpot.training.run import MODEL, SPLIT, Run
 from lrpot.training.split import write_split
@@ -221,7 +221,10 @@ def _read(out: Path, config: FitConfig, console: Console, begin: Potential | Non
     for part in (data.train, data.valid):
         check_sizes(part, config.training)
     if config.task == "property":
-        build_property_model(config.properties, data.elements)  # warns of forms that are not functions of the crystal
+        # warns of forms that are not functions of the crystal, and tells targets that cannot be learned
+        of_properties = build_property_model(config.properties, data.elements)
+        if not resume:
+            set_scales(of_properties, data)
         return data
     model = build_potential(config.model, data.elements)  # tells a clash of settings
     if config.training.precision == "bf16":

@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from lrpot.data.sources import named
+from lrpot.errors import DataError
 from lrpot.files import write_text
 from lrpot.model_file import save
 from lrpot.properties.build import build_property_model
@@ -16,6 +19,7 @@ from lrpot.properties.model import PropertyModel
 from lrpot.properties.statistics import Statistics
 from lrpot.properties.tables import errors_table, save_predictions
 from lrpot.properties.targets import Target, targets_from
+from lrpot.training.dataset import FitData
 from lrpot.training.property_module import PropertyModule
 from lrpot.training.run import MODEL, Run
 
@@ -38,8 +42,7 @@ class PropertyRun(Run[PropertyModel]):
     def first_model(self) -> PropertyModel:
         model = build_property_model(self.config.properties, self.data.elements)
         model.set_precision(getattr(torch, self.config.training.dtype))
-        values = torch.cat([structure.targets for structure in self.data.train])
-        model.set_scales(values, torch.from_numpy(self.data.train.atoms.astype("int64")))
+        values = set_scales(model, self.data)
         if isinstance(model.encoder, Statistics):
             statistics = [model.encoder.statistics(structure) for structure in self.data.train]
             model.encoder.standardise(torch.cat(statistics))
@@ -91,3 +94,17 @@ class PropertyRun(Run[PropertyModel]):
         pictures = draw(found, self.out, history=self.done[-1]["history"])
         for file in (path, table, *pictures):
             self.console.line(f"wrote {file}")
+
+
+def set_scales(model: PropertyModel, data: FitData) -> Tensor:
+    """Set centre and scale of each target from the training part; its values (n, T), nan where there is none.
+
+    Raises:
+        DataError: a target that cannot be learned from them; names the file.
+    """
+    values = torch.cat([structure.targets for structure in data.train])
+    try:
+        model.set_scales(values, torch.from_numpy(data.train.atoms.astype("int64")))
+    except DataError as error:
+        raise DataError(f"{named(data.record['train'])}: {error}") from error
+    return values
