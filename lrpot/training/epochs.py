@@ -90,6 +90,10 @@ class EpochModule(lightning.LightningModule):
     def on_train_batch_start(self, batch: Batch, index: int) -> None:
         """Set the learning rate: warm-up, times the fall over the stage or what plateaus have left of it."""
         assert self.optimizer is not None
+        if index == 0:
+            # what is drawn in an epoch depends on seed and epoch alone, so that a resumed run draws the same; here,
+            # for loaders that are opened after the start of the epoch draw a number too
+            torch.manual_seed(self.config.seed * 1_000_003 + self.current_epoch)
         steps = math.ceil(self.trainer.num_training_batches / self.config.accumulate)
         epochs = self.current_epoch + index // self.config.accumulate / steps
         factor = self.plateau_factor
@@ -102,8 +106,6 @@ class EpochModule(lightning.LightningModule):
             group["lr"] = min(factor, 1.0) * lr
 
     def on_train_epoch_start(self) -> None:
-        # what is drawn in an epoch depends on seed and epoch alone, so that a resumed run draws the same
-        torch.manual_seed(self.config.seed * 1_000_003 + self.current_epoch)
         self._epoch_began = time.monotonic()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
