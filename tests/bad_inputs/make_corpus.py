@@ -18,9 +18,13 @@ import safetensors.torch
 import torch
 
 from lrpot.build import build_potential
-from lrpot.config import ModelConfig
+from lrpot.config import ModelConfig, PropertiesConfig
+from lrpot.properties.build import build_property_model
 
 HERE = Path(__file__).parent
+
+# The smallest network for crystals with properties.
+CGCNN = {"name": "cgcnn", "features": 2, "blocks": 1, "neighbours": 4, "reach": 8.0, "basis": 2}
 
 # What the bombs do to whoever unpickles them: make a directory of this name where the process runs.
 CRATER = "the_bomb_went_off"
@@ -151,7 +155,49 @@ def models() -> dict[str, bytes]:
         "same_models.pt": ensemble(2),
         "zero_factor.pt": ensemble(2, {"factors": {"energy": 0.0}, "n_structures": 5}),
         "many_models.pt": ensemble(20_000, entry={}),
+        **property_models(),
     }
+
+
+def property_models() -> dict[str, bytes]:
+    """Files that are called models of properties."""
+    sound = property_weights()
+    no_number = {name: value.clone() for name, value in sound.items()}
+    no_number["scale"][0] = float("nan")
+    log_class = {"classification": ["gap"], "log": ["gap"]}
+    return {
+        "property_sound.pt": property_model(sound),
+        "property_huge_features.pt": property_model(sound, encoder={"features": 10**6}),
+        "property_many_blocks.pt": property_model(sound, encoder={"blocks": 10**9}),
+        "property_other_head.pt": property_model(sound, properties={"head": {"kind": "experts"}}),
+        "property_log_class.pt": property_model(sound, properties=log_class),
+        "property_nan_scale.pt": property_model(no_number),
+        "property_zero_factor.pt": property_model(sound, copies=2, factors={"gap": 0.0}, apart=1),
+    }
+
+
+def property_model(
+    weights: Mapping[str, torch.Tensor],
+    *,
+    encoder: Mapping[str, Any] | None = None,
+    properties: Mapping[str, Any] | None = None,
+    copies: int = 1,
+    factors: object | None = None,
+    apart: int = 0,
+) -> bytes:
+    """The smallest model of a property, with some settings changed, in one or more copies this far apart."""
+    config = {"targets": ["gap"], "encoder": {**CGCNN, **(encoder or {})}, **(properties or {})}
+    own = {k: v for k, v in header().items() if k not in ("format", "config")} | {"config": {"properties": config}}
+    about = {"format": 3, "version": "0.1.0", "models": [own] * copies, "factors": {} if factors is None else factors}
+    packed = {f"{number}.{name}": value + apart * number for number in range(copies) for name, value in weights.items()}
+    return model_archive(about, packed)
+
+
+def property_weights() -> dict[str, torch.Tensor]:
+    """Sound weights for it, none of them random."""
+    config = PropertiesConfig.model_validate({"targets": ["gap"], "encoder": CGCNN})
+    model = build_property_model(config, [11, 17])
+    return {name: torch.full_like(value, 1.0) for name, value in model.state_dict().items()}
 
 
 def ensemble(
