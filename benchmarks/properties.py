@@ -3,7 +3,7 @@
     python benchmarks/properties.py hoip FILE                 Table 1 of Yu et al.: gaps of hybrid perovskites
     python benchmarks/properties.py jdft2d FILE               MatBench: exfoliation energies, its official folds
     python benchmarks/properties.py multitask FOLDER          several properties of overlapping structures: heads
-    ... [--only WORD] [--out FOLDER]
+    ... [--only WORD] [--out FOLDER]                          only rows whose name holds this word
 
 FILE and FOLDER are not part of lrpot: the HSE06 gaps of 1,346 hybrid perovskites (Kim et al., Sci. Data 4, 170057
 (2017)), matbench_jdft2d (Dunn et al., npj Comput. Mater. 6, 138 (2020)), and the matminer sets of Chang et al., npj
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from timing import machine, write
+from timing import RESULTS, machine, write
 
 from lrpot import fit
 from lrpot.config import PROPERTY_DEFAULTS
@@ -43,7 +43,6 @@ HOIP = {
     "PaiNN, 2 steps, 4 A + potential": {**PAINN, **FEW_WAVES, ENCODER + "descriptor.form": "potential"},
     "PaiNN, 2 steps, 4 A + descriptor": {**PAINN, **FEW_WAVES},
     "PaiNN, 3 steps, 5 A": {**LARGER, **ALONE},
-    "PaiNN, 3 steps, 5 A + descriptor": {**LARGER, **FEW_WAVES},
     "CGCNN": {ENCODER + "name": "cgcnn"},
     "statistics": {ENCODER + "name": "statistics"},
     "descriptor": DESCRIPTOR,
@@ -54,8 +53,8 @@ HOIP = {
 JDFT2D = {
     "CGCNN": {ENCODER + "name": "cgcnn"},
     "PaiNN, 2 steps, 4 A": {**PAINN, **ALONE},
-    "PaiNN, 2 steps, 4 A + descriptor": PAINN,
-    "descriptor": DESCRIPTOR,
+    "PaiNN, 2 steps, 4 A + descriptor": {**PAINN, **FEW_WAVES},
+    "descriptor": {**DESCRIPTOR, **FEW_WAVES},
     "ReGNet, no filters": {**REGNET, ENCODER + "reciprocal": False},
     "ReGNet": REGNET,
     "statistics": {ENCODER + "name": "statistics"},
@@ -91,9 +90,13 @@ def main() -> None:
     arguments = parser.parse_args()
     run = {"hoip": hoip, "jdft2d": jdft2d, "multitask": multitask}[arguments.what]
     records = run(arguments.data, arguments.out / arguments.what, arguments.only)
-    if not arguments.only:
-        content = {"machine": machine(), "epochs": EPOCHS[arguments.what], "training": _training(), "records": records}
-        print("wrote", write(f"properties-{arguments.what}", content))
+    # rows that were fitted another time stay
+    name = f"properties-{arguments.what}"
+    stored = RESULTS / f"{name}.json"
+    before = json.loads(stored.read_text())["records"] if stored.exists() else []
+    done = {_key(record): record for record in [*before, *records]}
+    content = {"machine": machine(), "epochs": EPOCHS[arguments.what], "training": _training()}
+    print("wrote", write(name, {**content, "records": list(done.values())}))
 
 
 def hoip(data: Path, out: Path, only: str) -> list[dict[str, Any]]:
@@ -142,6 +145,10 @@ def multitask(data: Path, out: Path, only: str) -> list[dict[str, Any]]:
         records += [{"model": name, "target": target, **_means(folds[target])} for target in SHEETS]
     _table("two-dimensional crystals", records)
     return records
+
+
+def _key(record: dict[str, Any]) -> tuple[str, str]:
+    return record["model"], record.get("target", "")
 
 
 def _chosen(rows: dict[str, dict[str, Any]], only: str) -> list[tuple[str, dict[str, Any]]]:
