@@ -3,7 +3,7 @@
     python benchmarks/properties.py hoip FILE                 Table 1 of Yu et al.: gaps of hybrid perovskites
     python benchmarks/properties.py jdft2d FILE               MatBench: exfoliation energies, its official folds
     python benchmarks/properties.py multitask FOLDER          several properties of overlapping structures: heads
-    ... [--only WORD] [--out FOLDER]
+    ... [--only WORD] [--out FOLDER]                          only rows whose name holds this word
 
 FILE and FOLDER are not part of lrpot: the HSE06 gaps of 1,346 hybrid perovskites (Kim et al., Sci. Data 4, 170057
 (2017)), matbench_jdft2d (Dunn et al., npj Comput. Mater. 6, 138 (2020)), and the matminer sets of Chang et al., npj
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from timing import machine, write
+from timing import RESULTS, machine, write
 
 from lrpot import fit
 from lrpot.config import PROPERTY_DEFAULTS
@@ -28,27 +28,33 @@ from lrpot.data.readers import read_rows
 from lrpot.training.cross_validation import cross_validate
 
 ENCODER = "properties.encoder."
-PAINN = {ENCODER + "name": "yu", ENCODER + "backbone.features": 64, ENCODER + "backbone.cutoff": 5.0}
-NO_DESCRIPTOR = {ENCODER + "descriptor": None}
-REGNET = {ENCODER + "name": "regnet", ENCODER + "features": 128, ENCODER + "waves": 64}
+BACKBONE = ENCODER + "backbone."
+PAINN = {ENCODER + "name": "yu", BACKBONE + "features": 64, BACKBONE + "interactions": 2, BACKBONE + "cutoff": 4.0}
+LARGER = {**PAINN, BACKBONE + "interactions": 3, BACKBONE + "cutoff": 5.0}
+ALONE = {ENCODER + "descriptor": None}
+DESCRIPTOR = {ENCODER + "name": "yu", ENCODER + "backbone": None}
+REGNET = {ENCODER + "name": "regnet", ENCODER + "features": 64, ENCODER + "waves": 32}
+# 1/A; perovskites of 300 A^3 have some twenty waves below it, and validation rows saw no use in more beside a network
+FEW_WAVES = {ENCODER + "descriptor.k_cutoff": 2.0}
 
 HOIP_SPLITS = 5
 HOIP = {
+    "PaiNN, 2 steps, 4 A": {**PAINN, **ALONE},
+    "PaiNN, 2 steps, 4 A + potential": {**PAINN, **FEW_WAVES, ENCODER + "descriptor.form": "potential"},
+    "PaiNN, 2 steps, 4 A + descriptor": {**PAINN, **FEW_WAVES},
+    "PaiNN, 3 steps, 5 A": {**LARGER, **ALONE},
     "CGCNN": {ENCODER + "name": "cgcnn"},
     "statistics": {ENCODER + "name": "statistics"},
-    "PaiNN": {**PAINN, **NO_DESCRIPTOR},
-    "descriptor": {ENCODER + "name": "yu", ENCODER + "backbone": None},
-    "PaiNN + potential": {**PAINN, ENCODER + "descriptor.form": "potential"},
-    "PaiNN + descriptor": PAINN,
+    "descriptor": DESCRIPTOR,
     "ReGNet, no filters": {**REGNET, ENCODER + "reciprocal": False},
     "ReGNet": REGNET,
 }
 
 JDFT2D = {
     "CGCNN": {ENCODER + "name": "cgcnn"},
-    "PaiNN": {**PAINN, **NO_DESCRIPTOR},
-    "descriptor": {ENCODER + "name": "yu", ENCODER + "backbone": None},
-    "PaiNN + descriptor": PAINN,
+    "PaiNN, 2 steps, 4 A": {**PAINN, **ALONE},
+    "PaiNN, 2 steps, 4 A + descriptor": {**PAINN, **FEW_WAVES},
+    "descriptor": {**DESCRIPTOR, **FEW_WAVES},
     "ReGNet, no filters": {**REGNET, ENCODER + "reciprocal": False},
     "ReGNet": REGNET,
     "statistics": {ENCODER + "name": "statistics"},
@@ -84,9 +90,13 @@ def main() -> None:
     arguments = parser.parse_args()
     run = {"hoip": hoip, "jdft2d": jdft2d, "multitask": multitask}[arguments.what]
     records = run(arguments.data, arguments.out / arguments.what, arguments.only)
-    if not arguments.only:
-        content = {"machine": machine(), "epochs": EPOCHS[arguments.what], "training": _training(), "records": records}
-        print("wrote", write(f"properties-{arguments.what}", content))
+    # rows that were fitted another time stay
+    name = f"properties-{arguments.what}"
+    stored = RESULTS / f"{name}.json"
+    before = json.loads(stored.read_text())["records"] if stored.exists() else []
+    done = {_key(record): record for record in [*before, *records]}
+    content = {"machine": machine(), "epochs": EPOCHS[arguments.what], "training": _training()}
+    print("wrote", write(name, {**content, "records": list(done.values())}))
 
 
 def hoip(data: Path, out: Path, only: str) -> list[dict[str, Any]]:
@@ -121,7 +131,7 @@ def multitask(data: Path, out: Path, only: str) -> list[dict[str, Any]]:
     if not joined.exists():
         _join(data, joined)
     units = {name: unit for name, (_, unit) in SHEETS.items()}
-    base = {**_common("multitask", "ReGNet"), **REGNET, ENCODER + "features": 64, ENCODER + "waves": 32}
+    base = {**_common("multitask", "ReGNet"), **REGNET}
     records = []
     if only in "alone":
         for target in SHEETS:
@@ -135,6 +145,10 @@ def multitask(data: Path, out: Path, only: str) -> list[dict[str, Any]]:
         records += [{"model": name, "target": target, **_means(folds[target])} for target in SHEETS]
     _table("two-dimensional crystals", records)
     return records
+
+
+def _key(record: dict[str, Any]) -> tuple[str, str]:
+    return record["model"], record.get("target", "")
 
 
 def _chosen(rows: dict[str, dict[str, Any]], only: str) -> list[tuple[str, dict[str, Any]]]:

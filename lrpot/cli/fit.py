@@ -31,6 +31,7 @@ class Encoder(StrEnum):
 
 
 class Head(StrEnum):
+    single = "single"
     shared = "shared"
     experts = "experts"
 

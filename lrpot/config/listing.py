@@ -98,9 +98,9 @@ _IDLE: tuple[tuple[tuple[str, ...], Callable[[FitConfig], bool], str], ...] = (
         "properties.encoder.descriptor.form is potential",
     ),
     (
-        ("properties.head.*",),
-        lambda c: c.properties.head.kind == "shared" and c.task == "property",
-        "properties.head.kind is shared",
+        ("properties.head.experts", "properties.head.top", "properties.head.variant"),
+        lambda c: c.properties.head.kind != "experts" and c.task == "property",
+        "properties.head.kind is not experts",
     ),
     (
         ("model.charges.*", "model.kernel.*", "training.lr_long", "training.schedule"),

@@ -116,10 +116,10 @@ EncoderConfig = Annotated[
 class HeadConfig(Section):
     """How properties are read off the features of a crystal."""
 
-    kind: Literal["shared", "experts"] = Field(
+    kind: Literal["single", "shared", "experts"] = Field(
         "shared",
         description="shared: a network for each target on the same features; experts: each target mixes a few of many "
-        "networks (ReGNet-MT).",
+        "networks (ReGNet-MT); single: one target, which shares nothing.",
     )
     experts: int = Field(15, ge=1, description="Networks that targets share.")
     top: int = Field(4, ge=1, description="How many of them a target takes for a crystal.")
@@ -151,6 +151,8 @@ class PropertiesConfig(Section):
     def _targets_exist(self) -> PropertiesConfig:
         if len(set(self.targets)) != len(self.targets):
             raise ValueError("a target is named twice; name each once")
+        if self.head.kind == "single" and len(self.targets) > 1:
+            raise ValueError("head single is for one target; fit each by itself, or choose shared or experts")
         for setting in ("classification", "extensive", "log", "units"):
             unknown = [name for name in getattr(self, setting) if self.targets and name not in self.targets]
             if unknown:

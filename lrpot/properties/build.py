@@ -86,7 +86,7 @@ def build_head(config: HeadConfig, encoder: nn.Module, targets: Iterable[Target]
     """The head of a section of settings, for what an encoder gives."""
     widths = int(encoder.features), int(encoder.atom_features)  # type: ignore[arg-type]
     extensive = [target.extensive for target in targets]
-    if config.kind == "shared":
+    if config.kind != "experts":
         return SharedHead(*widths, extensive)
     published = config.variant == "published"
     return ExpertsHead(*widths, extensive, experts=config.experts, top=config.top, published=published)
