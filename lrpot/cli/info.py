@@ -96,7 +96,7 @@ def _tell_properties(console: Console, model: PropertyModel) -> None:
 def _head(settings: dict[str, Any]) -> str:
     """The kind of a head, and what else is of that kind."""
     kind = settings.get("kind", "shared")
-    return kind if kind == "shared" else _text(settings)
+    return _text(settings) if kind == "experts" else kind
 
 
 def _origin(record: dict[str, Any]) -> list[tuple[str, object]]:
