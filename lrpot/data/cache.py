@@ -22,7 +22,7 @@ from lrpot.errors import OutputError
 from lrpot.files import atomic_path
 
 # Of what is stored in a graph; to be raised with every change of readers, edges or fields.
-VERSION = 3
+VERSION = 4
 
 # Bytes of a file of crystals above which its graphs are worth a place on disk and several processes: building them
 # takes longer than starting the processes.

@@ -69,7 +69,7 @@ def read_table(path: Path, plain: Path, first: int, every: int) -> Iterator[Atom
 
 def _csv_rows(path: Path, plain: Path) -> Iterator[Any]:
     if path.suffix != ".csv":
-        raise DataError(f"{path}: is packed, but the files that it names are looked for by it unpacked; unpack it")
+        raise DataError(f"{path}: is packed; unpack it, so that changes of the files that it names are noticed")
     with open(plain, newline="", encoding="utf-8-sig") as file:
         lines: Iterator[list[str]] = (line for line in csv.reader(file) if any(field.strip() for field in line))
         head = next(lines, None)

@@ -17,6 +17,7 @@ import torch
 from lrpot import fit
 from lrpot.errors import ConfigError, DataError, Interrupted
 from lrpot.model_file import load_model
+from lrpot.training import cross_validation
 from lrpot.training.cross_validation import cross_validate
 from tests.helpers_cli import PATIENCE, start_cli
 from tests.reliability.interruption import fit_until, kill_when
@@ -119,14 +120,13 @@ def test_a_cross_validation_goes_on_in_the_fold_where_it_stopped(
 ) -> None:
     whole = cross_validate(data, out=tmp_path / "whole", folds=3, settings=CV, verbose=False)
     with monkeypatch.context() as patch:
-        import lrpot.training.cross_validation as module
 
         def stop_in_second(*args: Any, out: Path, **kwargs: Any) -> Any:
             if out.name == "fold-2":
                 raise Interrupted("stopped by the test")
             return fit(*args, out=out, **kwargs)
 
-        patch.setattr(module, "fit", stop_in_second)
+        patch.setattr(cross_validation, "fit", stop_in_second)
         with pytest.raises(Interrupted, match=r"stopped in fold-2 .* same command and --resume"):
             cross_validate(data, out=tmp_path / "cv", folds=3, settings=CV, verbose=False)
     finished = (tmp_path / "cv" / "fold-1" / "model.pt").stat().st_mtime_ns

@@ -19,7 +19,9 @@ from lrpot.config import make_config
 from lrpot.console import Console
 from lrpot.data.cache import load_graphs
 from lrpot.data.graphs import Graphs
+from lrpot.data.readers import to_structure
 from lrpot.errors import ConfigError, DataError, StructureError
+from lrpot.structure import collate
 from lrpot.training.cross_validation import cross_validate
 from lrpot.training.dataset import graph_settings, read_data
 from lrpot.training.property_module import PropertyModule
@@ -68,10 +70,12 @@ def test_losses_are_means_over_the_labels_that_are_there() -> None:
     """Each target counts alike, however few of its labels a batch has; rows without one have no part in it."""
     model = small_model(("gap", "bulk"), dtype=torch.float64)
     module = PropertyModule(model, make_config(None, {"task": "property", "training.loss": "mae"}).training)
-    structures = [property_data_structure(model, atoms) for atoms in salts(3)]
+    structures = [to_structure(atoms, model.cutoff, shells=model.shells, labels=False) for atoms in salts(3)]
     nan = float("nan")
     wanted = torch.tensor([[1.0, nan], [2.0, 5.0], [4.0, nan]], dtype=torch.float64)
-    batch = batch_with(structures, wanted)
+    for structure, own in zip(structures, wanted, strict=True):
+        structure.targets = own[None]
+    batch = collate(structures)
     found = model(batch).values.detach()
     errors = (found - (wanted - model.centre) / model.scale).abs()
     expected = (errors[:, 0].mean() + errors[1, 1]) / 2
@@ -79,20 +83,6 @@ def test_losses_are_means_over_the_labels_that_are_there() -> None:
     assert float(loss) == pytest.approx(float(expected), rel=1e-12)
     assert reported["bulk"] == pytest.approx(float(errors[1, 1] * model.scale[1]), rel=1e-12)
     assert module.counts(batch) == {"gap": 3, "bulk": 1}
-
-
-def property_data_structure(model: Any, atoms: Atoms) -> Any:
-    from lrpot.data.readers import to_structure
-
-    return to_structure(atoms, model.cutoff, shells=model.shells, labels=False)
-
-
-def batch_with(structures: list[Any], targets: torch.Tensor) -> Any:
-    from lrpot.structure import collate
-
-    for structure, own in zip(structures, targets, strict=True):
-        structure.targets = own[None]
-    return collate(structures)
 
 
 def test_labels_of_the_test_part_change_no_weight(tmp_path: Path) -> None:
