@@ -71,7 +71,7 @@ SHEETS = {
 }
 LOGARITHMIC = ("dielectric_opt", "dielectric_tbmbj")
 HEADS = {"shared": {"properties.head.kind": "shared"}, "experts": {"properties.head.kind": "experts"}}
-FOLDS = 3
+FOLDS = 5
 
 EPOCHS = {"hoip": 60, "jdft2d": 100, "multitask": 100}
 TRAINING = {"training.lr": 2e-3, "training.patience": 1000}
@@ -131,7 +131,7 @@ def multitask(data: Path, out: Path, only: str) -> list[dict[str, Any]]:
     if not joined.exists():
         _join(data, joined)
     units = {name: unit for name, (_, unit) in SHEETS.items()}
-    base = {**_common("multitask", "ReGNet"), **REGNET}
+    base = {**_common("multitask", "statistics"), ENCODER + "name": "statistics"}
     records = []
     if only in "alone":
         for target in SHEETS:
