@@ -25,6 +25,9 @@ PROPERTY_DEFAULTS: dict[str, dict[str, Any]] = {
     },
 }
 
+# What tables of predictions hold beside targets.
+OWN_COLUMNS = ("row", "id", "fold", "file", "formula", "n_atoms", "n_elements")
+
 # One name, or several.
 Names = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 
@@ -151,6 +154,9 @@ class PropertiesConfig(Section):
     def _targets_exist(self) -> PropertiesConfig:
         if len(set(self.targets)) != len(self.targets):
             raise ValueError("a target is named twice; name each once")
+        own = [name for name in self.targets if name in OWN_COLUMNS]
+        if own:
+            raise ValueError(f"target {own[0]} is called like a column of lrpot's own tables; give it another name")
         if self.head.kind == "single" and len(self.targets) > 1:
             raise ValueError("head single is for one target; fit each by itself, or choose shared or experts")
         for setting in ("classification", "extensive", "log", "units"):

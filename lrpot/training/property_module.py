@@ -32,8 +32,8 @@ class PropertyModule(EpochModule):
         matrices: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
         embeddings = {id(p) for m in self.model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-        for parameter in self.model.parameters():
-            plain = parameter.dim() < 2 or id(parameter) in embeddings
+        for name, parameter in self.model.named_parameters():
+            plain = parameter.dim() < 2 or name.endswith("bias") or id(parameter) in embeddings
             (others if plain else matrices).append(parameter)
         lr = self.config.lr
         return [{"params": others, "lr": lr, "weight_decay": 0.0}, {"params": matrices, "lr": lr}]
