@@ -233,8 +233,9 @@ class Run(Generic[AnyModel]):
         seconds = time.monotonic() - started
         entry = {"stage": number, "title": name, "epochs": len(module.history) - 1, "seconds": round(seconds, 1)}
         self.keep(model, entry | self.results(model) | {"history": module.history})
+        done = name if len(self.titles) == 1 else f"stage {number}/{len(self.titles)} ({name})"
         console.line(
-            f"{title}: {entry['epochs']} epochs in {seconds:.0f} s; "
+            f"{done}: {entry['epochs']} epochs in {seconds:.0f} s; "
             f"validation {self.errors_text(self.done[-1]['validation'])}"
         )
         for warning in self.warnings():

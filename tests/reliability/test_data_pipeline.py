@@ -187,8 +187,9 @@ with open(sys.argv[1], "w+b") as file:
     for _ in range(n):
         writer.add(layout, record)
     columns = {"atoms": np.full(n, atoms), "edges": np.full(n, edges), "row": np.arange(n), "formula": np.zeros(n)}
+    columns |= {"name": np.zeros(n), "volume": np.full(n, 20.0)}
     columns = {name: values.astype(COLUMNS[name]) for name, values in columns.items()}
-    about = {"kind": "graphs", "key": None, "formulas": ["ClK"], "bad": [], "n_rows": n, "sha256": ""}
+    about = {"kind": "graphs", "key": None, "formulas": ["ClK"], "names": [""], "bad": [], "n_rows": n, "sha256": ""}
     writer.finish(columns, about)
     del writer, columns
     graphs = Graphs([GraphFile(Path("rows"), file, "rows")])
