@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import fcntl
+import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,16 +38,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise OutputError(f"{path}: cannot be written ({_reason(error)}); choose another place") from error
     temporary = Path(name)
     try:
-        yield temporary
-        # mkstemp makes private files; a result gets the permissions that the user's umask asks for
-        temporary.chmod(0o666 & ~_umask())
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)
-    except OSError as error:
-        if error.errno not in _OF_THE_PLACE:
-            raise
-        raise OutputError(f"{path}: cannot be written ({_reason(error)}); free or choose another place") from error
+        with _blaming(path):
+            yield temporary
+            # mkstemp makes private files; a result gets the permissions that the user's umask asks for
+            temporary.chmod(0o666 & ~_umask())
+            _sync(temporary)
+            temporary.replace(path)
+            _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -66,18 +65,37 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({_reason(error)}); choose another place") from error
     try:
-        yield temporary
-        temporary.chmod(0o777 & ~_umask())
-        for item in (*temporary.iterdir(), temporary):
-            _sync(item)
-        temporary.replace(path)
-        _sync(path.parent)
+        with _blaming(path):
+            yield temporary
+            temporary.chmod(0o777 & ~_umask())
+            for item in (*temporary.iterdir(), temporary):
+                _sync(item)
+            temporary.replace(path)
+            _sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _blaming(path: Path) -> Iterator[None]:
+    """Tell errors that the place of a file or folder is to blame for.
+
+    Raises:
+        OutputError: no room left, or no right to write there.
+    """
+    try:
+        yield
     except OSError as error:
         if error.errno not in _OF_THE_PLACE:
             raise
         raise OutputError(f"{path}: cannot be written ({_reason(error)}); free or choose another place") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_csv(path: str | Path, header: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
+    """Write a table whole or not at all."""
+    text = io.StringIO()
+    csv.writer(text).writerows([header, *lines])
+    write_text(path, text.getvalue())
 
 
 def write_text(path: str | Path, text: str) -> None:

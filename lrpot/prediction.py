@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,7 @@ from torch import Tensor
 
 from lrpot.data.readers import Row, read_rows, to_structures
 from lrpot.evaluation import predict_structures
-from lrpot.files import atomic_path, write_text
+from lrpot.files import atomic_path, write_csv
 from lrpot.model_file import Model, load_model
 from lrpot.potential import Potential
 from lrpot.properties.prediction import PropertyPredictions, predict_properties
@@ -180,10 +178,7 @@ def write_predictions(predictions: Sequence[Prediction], path: str | Path) -> Pa
     """
     path = Path(path)
     if path.suffix == ".csv":
-        text = io.StringIO()
-        header, lines = summary(predictions)
-        csv.writer(text).writerows([header, *lines])
-        write_text(path, text.getvalue())
+        write_csv(path, *summary(predictions))
         return path
     labelled = []
     for p in predictions:

@@ -7,7 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from lrpot.cli.fit import Encoder, Head
+from lrpot.cli.options import (
+    Classes,
+    ConfigFile,
+    Encoder,
+    FitSeed,
+    HeadKind,
+    Overwrite,
+    Resume,
+    Settings,
+    Targets,
+    property_settings,
+)
 
 
 def cv(
@@ -37,32 +48,17 @@ def cv(
             show_default="none",
         ),
     ] = None,
-    target: Annotated[
-        list[str] | None,
-        typer.Option("--target", help="A property to learn; may be repeated.", show_default="all of id_prop.csv"),
-    ] = None,
-    classification: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--classification", help="A target that is a class, 0 or 1; may be repeated.", show_default="none"
-        ),
-    ] = None,
-    head: Annotated[Head | None, typer.Option("--head", help="As for lrpot fit.", show_default="shared")] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", help="YAML file with settings.", show_default="none")
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE ...", help="Any setting, as for lrpot fit.", show_default="none"),
-    ] = None,
+    target: Targets = None,
+    classification: Classes = None,
+    head: HeadKind = None,
+    config: ConfigFile = None,
+    set_: Settings = None,
     ensemble: Annotated[
         int | None, typer.Option("--ensemble", help="Models to fit in each fold.", show_default="1")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in --out.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove what is in --out first.")] = False,
-    seed: Annotated[
-        int | None, typer.Option("--seed", help="Seed of weights, folds and order.", show_default="0")
-    ] = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    seed: FitSeed = None,
 ) -> None:
     """Predict every crystal by a model that has not seen it: errors of each fold, their mean and spread.
 
@@ -74,10 +70,7 @@ def cv(
     from lrpot.training.cross_validation import PREDICTIONS, RESULTS, cross_validate, table
 
     settings: dict[str, Any] = {
-        "properties.encoder.name": encoder and encoder.value,
-        "properties.targets": target or None,
-        "properties.classification": classification or None,
-        "properties.head.kind": head and head.value,
+        **property_settings(encoder, target, classification, head),
         "training.ensemble": ensemble,
         "training.seed": seed,
     }

@@ -8,7 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
-from lrpot.cli.options import DType
+from lrpot.cli.options import (
+    Classes,
+    ConfigFile,
+    DType,
+    Encoder,
+    FitSeed,
+    HeadKind,
+    Overwrite,
+    Resume,
+    Settings,
+    Targets,
+    property_settings,
+)
 
 
 class Kernel(StrEnum):
@@ -21,19 +33,6 @@ class Charges(StrEnum):
     embedding = "embedding"
     environment = "environment"
     equilibration = "equilibration"
-
-
-class Encoder(StrEnum):
-    cgcnn = "cgcnn"
-    yu = "yu"
-    regnet = "regnet"
-    statistics = "statistics"
-
-
-class Head(StrEnum):
-    single = "single"
-    shared = "shared"
-    experts = "experts"
 
 
 class Schedule(StrEnum):
@@ -64,9 +63,7 @@ def fit(
     new_elements: Annotated[
         bool, typer.Option("--new-elements", help="With --from: add elements that the model does not know.")
     ] = False,
-    config: Annotated[
-        Path | None, typer.Option("--config", help="YAML file with settings.", show_default="none")
-    ] = None,
+    config: ConfigFile = None,
     stages: Annotated[
         int | None,
         typer.Option("--stages", help="1: all at once; 3: one after the other.", show_default="3; 1 with --from"),
@@ -94,47 +91,20 @@ def fit(
         Encoder | None,
         typer.Option("--encoder", help="Fit properties of crystals, not a potential, by this.", show_default="none"),
     ] = None,
-    target: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--target",
-            help="With --encoder: a property to learn, by its name in DATA; may be repeated.",
-            show_default="all of id_prop.csv",
-        ),
-    ] = None,
-    classification: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--classification", help="A target that is a class, 0 or 1; may be repeated.", show_default="none"
-        ),
-    ] = None,
-    head: Annotated[
-        Head | None,
-        typer.Option(
-            "--head",
-            help="With --encoder: a network for each target, or experts that targets share.",
-            show_default="shared",
-        ),
-    ] = None,
+    target: Targets = None,
+    classification: Classes = None,
+    head: HeadKind = None,
     valid: Annotated[Path | None, typer.Option("--valid", help="Validation file.", show_default="10 % of DATA")] = None,
     test: Annotated[Path | None, typer.Option("--test", help="Test file.", show_default="10 % of DATA")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE ...",
-            help="Any setting, such as training.max_epochs=50 training.lr=1e-3 model.backbone.cutoff=5 (A).",
-            show_default="none",
-        ),
-    ] = None,
+    set_: Settings = None,
     ensemble: Annotated[
         int | None,
         typer.Option(
             "--ensemble", help="Models to fit; two or more give uncertainties, four are usual.", show_default="1"
         ),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove what is in --out first.")] = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Leave out rows that cannot be used, and say which.")
     ] = False,
@@ -154,9 +124,7 @@ def fit(
     dtype: Annotated[
         DType | None, typer.Option("--dtype", help="Precision of the network in training.", show_default="float32")
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", help="Seed of weights, split and order.", show_default="0")
-    ] = None,
+    seed: FitSeed = None,
 ) -> None:
     """Fit a potential in three stages: real space, reciprocal space, both. With --from: fine-tune a model. With
     --encoder: fit properties of crystals.
@@ -173,10 +141,7 @@ def fit(
 
     settings: dict[str, Any] = {
         "task": "property" if encoder is not None else None,
-        "properties.encoder.name": encoder and encoder.value,
-        "properties.targets": target or None,
-        "properties.classification": classification or None,
-        "properties.head.kind": head and head.value,
+        **property_settings(encoder, target, classification, head),
         "training.stages": stages,
         "training.finetune.new_elements": new_elements or None,
         "training.schedule": schedule and schedule.value,

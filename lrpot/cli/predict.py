@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lrpot.cli.options import Device, DType, Precision
+from lrpot.cli.options import Device, DType, Precision, check_crystals_out
 
 if TYPE_CHECKING:
     from lrpot.console import Console
@@ -35,18 +35,14 @@ def predict(
     from lrpot.calibration import doubts
     from lrpot.console import Console
     from lrpot.ensemble import Ensemble
-    from lrpot.errors import ConfigError, OutputError
-    from lrpot.files import check_writable
+    from lrpot.errors import OutputError
     from lrpot.model_file import load_model
     from lrpot.potential import Potential
     from lrpot.prediction import predict_crystals, read_crystals, summary, write_predictions
 
-    if out is not None:
-        if out.suffix not in (".csv", ".extxyz", ".xyz"):
-            raise ConfigError(f"--out {out}: unknown ending {out.suffix!r}; use .csv or .extxyz")
-        if out.exists() and any(file.exists() and out.samefile(file) for file in files):
-            raise OutputError(f"--out {out}: is also read from; choose another --out")
-        check_writable(out)
+    if out is not None and out.exists() and any(file.exists() and out.samefile(file) for file in files):
+        raise OutputError(f"--out {out}: is also read from; choose another --out")
+    check_crystals_out(out)
     console = Console()
     potential = load_model(model, device=device, dtype=getattr(torch, dtype.value))
     if not isinstance(potential, Potential):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lrpot.cli.options import Device, DType
+from lrpot.cli.options import Device, DType, check_crystals_out
 
 
 def screen(
@@ -56,17 +56,13 @@ def screen(
     import torch
 
     from lrpot.console import Console
-    from lrpot.errors import ConfigError, ModelFileError
-    from lrpot.files import check_writable
+    from lrpot.errors import ModelFileError
     from lrpot.model_file import load_model
     from lrpot.potential import Potential
     from lrpot.properties.prediction import files_of, predict_properties, summary, table_columns, write_properties
     from lrpot.properties.screening import select
 
-    if out is not None:
-        if out.suffix not in (".csv", ".extxyz", ".xyz"):
-            raise ConfigError(f"--out {out}: unknown ending {out.suffix!r}; use .csv or .extxyz")
-        check_writable(out)
+    check_crystals_out(out)
     console = Console()
     loaded = load_model(model, device=device, dtype=getattr(torch, dtype.value))
     if isinstance(loaded, Potential):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ from ase.data import chemical_symbols
 from lrpot.data.readers import Row, stream_rows, to_structure
 from lrpot.data.tables import name_of
 from lrpot.errors import LrpotError, StructureError, UnknownElementError
-from lrpot.files import atomic_path, write_text
+from lrpot.files import atomic_path, write_csv
 from lrpot.properties.evaluation import evaluate_properties
 from lrpot.properties.model import PropertyEnsemble, PropertyModel
 from lrpot.properties.targets import Target
@@ -161,10 +159,7 @@ def write_properties(found: PropertyPredictions, path: str | Path) -> Path:
     """Write them as .csv (the table of `summary`) or .extxyz (crystals that carry what is predicted in `info`)."""
     path = Path(path)
     if path.suffix == ".csv":
-        text = io.StringIO()
-        header, lines = summary(found)
-        csv.writer(text).writerows([header, *lines])
-        write_text(path, text.getvalue())
+        write_csv(path, *summary(found))
         return path
     crystals = []
     for place, row in enumerate(found.rows):
