@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -221,10 +222,13 @@ def _read(out: Path, config: FitConfig, console: Console, begin: Potential | Non
     for part in (data.train, data.valid):
         check_sizes(part, config.training)
     if config.task == "property":
-        # warns of forms that are not functions of the crystal, and tells targets that cannot be learned
-        of_properties = build_property_model(config.properties, data.elements)
+        with warnings.catch_warnings(record=True) as told:  # of forms that are not functions of the crystal
+            warnings.simplefilter("always")
+            of_properties = build_property_model(config.properties, data.elements)
+        for warning in told:
+            console.warn(str(warning.message))
         if not resume:
-            set_scales(of_properties, data)
+            set_scales(of_properties, data)  # tells targets that cannot be learned
         return data
     model = build_potential(config.model, data.elements)  # tells a clash of settings
     if config.training.precision == "bf16":
