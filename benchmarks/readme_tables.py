@@ -282,6 +282,15 @@ def sheets(result: dict[str, Any]) -> str:
     return table(("matbench_jdft2d, exfoliation energy", "MAE (meV/atom)", "RMSE (meV/atom)"), rows)
 
 
+def several(result: dict[str, Any]) -> str:
+    found: dict[str, dict[str, str]] = {}
+    for record in result["records"]:
+        found.setdefault(record["target"], {})[record["model"]] = _with_spread(record)
+    heads = next(iter(found.values()))
+    rows = [(target, *(own[head] for head in heads)) for target, own in found.items()]
+    return table(("two-dimensional crystals", *heads), rows)
+
+
 def _with_spread(record: dict[str, Any]) -> str:
     return f"{record['mae']:.3g} ± {record['spread']:.2g}"
 
