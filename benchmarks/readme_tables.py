@@ -49,6 +49,7 @@ def tables() -> list[str]:
         builder(read("nacl_builder")),
         perovskites(read("properties-hoip")),
         sheets(read("properties-jdft2d")),
+        several(read("properties-multitask")),
         filters(read("regnet")),
     ]
 
