@@ -191,17 +191,14 @@ def jobs(arguments: argparse.Namespace) -> Iterator[Job]:
     """In an order that gives a whole table early: all models with the first seed, then with the next."""
     for seed in range(arguments.seeds):
         for backbone in arguments.backbone:
-            size = (
-                arguments.train,
-                arguments.features or WIDTH.get(backbone, 1),
-                arguments.interactions or DEPTH.get(backbone, 1),
-                arguments.epochs,
-            )
             if backbone == NO_NETWORK:
+                size = (arguments.train, 1, 1, arguments.epochs)  # the network stays zero
                 yield from (Job("reciprocal", backbone, model, seed, *size) for model in RECIPROCAL_MODELS)
-            else:
-                yield Job("reciprocal", backbone, "network alone", seed, *size)
-                yield from (Job("total", backbone, model, seed, *size) for model in MODELS)
+                continue
+            width, depth = arguments.features or WIDTH[backbone], arguments.interactions or DEPTH[backbone]
+            size = (arguments.train, width, depth, arguments.epochs)
+            yield Job("reciprocal", backbone, "network alone", seed, *size)
+            yield from (Job("total", backbone, model, seed, *size) for model in MODELS)
 
 
 def place(record: dict[str, Any]) -> tuple[int, ...]:
