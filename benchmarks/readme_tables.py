@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ def tables() -> list[str]:
     return [
         demo(read("demo")),
         kills(read("kills")),
+        *nacl(read("nacl")),
         transfer(read("size_transfer")),
         electrolyte(read("electrolyte")),
         dimers(read("charged_dimers")),
@@ -195,6 +197,54 @@ def builder(result: dict[str, Any]) -> str:
         for record in result["records"]
     ]
     return table(("`lrpot data nacl --jobs 2`, atoms", "rows", "structures/s"), rows)
+
+
+# Mean absolute errors of the energy, eV/atom: Table 2 of Yu et al. 2022, DimeNet++ and 8,000 rows.
+YU_TOTAL = {
+    "network alone": ("1.05e-3", "4.19e-3", "1.83e-2"),
+    "one step": ("9.81e-4", "5.32e-3", "1.87e-2"),
+    "three steps": ("5.86e-4", "4.63e-3", "1.33e-2"),
+}
+YU_RECIPROCAL = {"network alone": "3.18e-4", "reciprocal potential": "1.02e-4"}
+BACKBONES = {"painn": "PaiNN", "dimenet++": "DimeNet++", "none": "reciprocal potential"}
+
+
+def nacl(result: dict[str, Any]) -> list[str]:
+    """Errors of total energies and forces; errors of the reciprocal part of the energy."""
+    rows: dict[str, list[tuple[str, ...]]] = {
+        "total": [
+            (f"Yu et al., {name}", "8,000 rows", *itertools.chain(*((error, "-") for error in errors)))
+            for name, errors in YU_TOTAL.items()
+        ],
+        "reciprocal": [(f"Yu et al., {name}", "8,000 rows", error) for name, error in YU_RECIPROCAL.items()],
+    }
+    of_one_model = itertools.groupby(
+        result["records"], lambda r: {name: value for name, value in r["job"].items() if name != "seed"}
+    )
+    for job, records in ((job, list(found)) for job, found in of_one_model):
+        errors = [
+            _over_seeds([record["test"][test][label]["mae"] for record in records])
+            for test in records[0]["test"]
+            for label in ("energy", "forces")
+            if label in records[0]["test"][test]
+        ]
+        width = f"F={job['features']}, " if job["backbone"] != "none" else ""
+        work = (
+            f"{job['train']:,} rows, {width}3 x {job['epochs']} epochs, {len(records)} seed{'s' * (len(records) > 1)}"
+        )
+        rows[job["labels"]].append((f"{BACKBONES[job['backbone']]}, {job['model']}", work, *errors))
+    tests = ("3x3x3", "6x6x6", "6x6x6, vacancy")
+    units = [f"{test}, {unit}" for test in tests for unit in ("E (eV/atom)", "F (eV/Å)")]
+    return [
+        table(("NaCl, mean absolute error", "fitted to", *units), rows["total"]),
+        table(("reciprocal part of the energy, 3x3x3", "fitted to", "E (eV/atom)"), rows["reciprocal"]),
+    ]
+
+
+def _over_seeds(values: list[float]) -> str:
+    """Mean and, of several, standard deviation."""
+    mean = f"{statistics.mean(values):.1e}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.0e}"
 
 
 def transfer(result: dict[str, Any]) -> str:
