@@ -94,10 +94,20 @@ def test_residual_scales_and_relative_step(structures: list[Structure]) -> None:
     forces = torch.cat([s.forces - s.known_forces for s in structures])
     assert scales["forces"] == pytest.approx(float((forces**2).mean().sqrt()), rel=1e-12)
     assert set(scales) == {"energy", "forces", "stress"}
-    long_range = [s.known_forces for s in structures]
-    expected = scales["forces"] / float((torch.cat(long_range) ** 2).mean().sqrt())
-    assert relative_step(structures, long_range) == pytest.approx(min(1.0, expected), rel=1e-12)
-    assert relative_step(structures, [1e-9 * f for f in long_range]) == 1.0
+    long_range = torch.cat([s.known_forces for s in structures])
+    expected = scales["forces"] / float((long_range**2).mean().sqrt())
+    assert expected < 1
+    assert relative_step(model, structures) == pytest.approx(expected, rel=1e-12)
+    without_forces = [s.clone() for s in structures]
+    for structure in without_forces:
+        del structure.forces
+    left, size = (
+        torch.stack([energy / s.num_nodes for s, energy in zip(structures, energies, strict=True)]).std(correction=0)
+        for energies in ([s.energy - s.known_energy for s in structures], [s.known_energy for s in structures])
+    )
+    assert relative_step(model, without_forces) == pytest.approx(float(left / size), rel=1e-9)
+    model.long.charges.set_values({11: 1e-5, 17: -1e-5})
+    assert relative_step(model, structures) == 1.0
 
 
 def test_stage_trains_only_its_part() -> None:
