@@ -105,7 +105,7 @@ def _split(kinds: np.ndarray, data: Path, folder: Path, without: str) -> Path:
 
 
 def _fitted(data: Path, out: Path, settings: dict[str, Any], epochs: int) -> dict[str, Any]:
-    """Errors on the test rows, and what it took."""
+    """Errors on the test rows, and the charges."""
     if settings.get("training.stages") == 3:
         # the second stage fits a few numbers
         second = max(1, epochs // 10)
@@ -119,7 +119,6 @@ def _fitted(data: Path, out: Path, settings: dict[str, Any], epochs: int) -> dic
     test = results["test"]
     stages = results["stages"]
     return {
-        "seconds": sum(stage.get("seconds", 0.0) for stage in stages),
         "test": {label: test[label] for label in ("energy", "forces")},
         "n": test["n_structures"],
         "charges": stages[-1].get("charges", {}),
@@ -138,12 +137,12 @@ def _by_class(model: Path, data: Path, kinds: np.ndarray, test: list[int]) -> di
 
 
 def _show(title: str, records: list[dict[str, Any]]) -> None:
-    columns = ["model", "E MAE", "E RMSE (meV/atom)", "F MAE", "F RMSE (meV/A)", "s / fit"]
+    columns = ["model", "E MAE", "E RMSE (meV/atom)", "F MAE", "F RMSE (meV/A)"]
     lines = []
     for record in records:
         own = record["test"]
         numbers = [f"{1e3 * own[label][kind]:.3g}" for label in ("energy", "forces") for kind in ("mae", "rmse")]
-        lines.append([record["model"], *numbers, f"{record['seconds']:.0f}"])
+        lines.append([record["model"], *numbers])
     Console().table(title, columns, lines)
 
 

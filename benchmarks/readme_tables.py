@@ -38,6 +38,7 @@ def tables() -> list[str]:
         kills(read("kills")),
         *nacl(read("nacl")),
         transfer(read("size_transfer")),
+        defects(read("defects-gan")),
         electrolyte(read("electrolyte")),
         dimers(read("charged_dimers")),
         steps(read("calculator")),
@@ -270,6 +271,16 @@ def electrolyte(result: dict[str, Any]) -> str:
         )
         rows.append((name, *(f"{error:.3g}" for error in errors), charges or "-"))
     columns = ("NaCl in water", "E MAE (meV/atom)", "E RMSE", "F MAE (meV/Å)", "F RMSE", "charges ± spread (e)")
+    return table(columns, rows)
+
+
+def defects(result: dict[str, Any]) -> str:
+    rows = []
+    for record in result["records"]:
+        own = record["test"]
+        numbers = [f"{1e3 * own[label][kind]:.3g}" for label in ("energy", "forces") for kind in ("mae", "rmse")]
+        rows.append((record["model"], record["split"], str(record["epochs"]), *numbers))
+    columns = ("GaN, DFT", "split", "epochs", "E MAE (meV/atom)", "E RMSE", "F MAE (meV/Å)", "F RMSE")
     return table(columns, rows)
 
 
