@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lrpot.cli.options import Seed
+
+if TYPE_CHECKING:
+    from lrpot.data.builders.rows import Progress
 
 app = typer.Typer(help="Compute a data set, pack one into shards, or clean the cache of graphs.", no_args_is_help=True)
 
@@ -38,24 +42,10 @@ def nacl(
 
     An interrupted build goes on when the same command is given again.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
     from lrpot.data.builders.nacl import atoms_per_structure, build_nacl
 
-    console = Console(stderr=True)
-    found: list[int] = []  # rows that were there before
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=n)
-
-        def show(done: int, total: int) -> None:
-            if not found:
-                found.append(done)
-            bar.update(task, completed=done, total=total)
-
-        start = time.perf_counter()
-        build_nacl(
+    def build(progress: Progress) -> object:
+        return build_nacl(
             out,
             n=n,
             supercell=supercell,
@@ -64,15 +54,65 @@ def nacl(
             defect=defect.value,
             jobs=jobs,
             overwrite=overwrite,
-            progress=show,
+            progress=progress,
         )
+
+    _build(out, n, f"{atoms_per_structure(supercell, defect.value)} atoms", build)
+
+
+@app.command("molten-salt")
+def molten_salt(
+    out: Annotated[Path, typer.Option("--out", help="File to write: name.extxyz.", show_default=False)],
+    n: Annotated[int, typer.Option("--n", help="Number of structures.")] = 400,
+    supercell: Annotated[
+        int, typer.Option("--supercell", help="Cubic cells along each axis; N gives 8 N^3 atoms.")
+    ] = 2,
+    seed: Seed = 0,
+    jobs: Annotated[int, typer.Option("--jobs", help="Number of processes.")] = 1,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
+) -> None:
+    """NaCl, strained, hot, with vacancies and molten: energies (eV), forces (eV/A) and stress (eV/A^3) of the potential
+    of Fumi and Tosi.
+
+    An interrupted build goes on when the same command is given again.
+    """
+    from lrpot.data.builders.molten_salt import build_molten_salt
+
+    def build(progress: Progress) -> object:
+        return build_molten_salt(
+            out, n=n, supercell=supercell, seed=seed, jobs=jobs, overwrite=overwrite, progress=progress
+        )
+
+    _build(out, n, f"up to {8 * supercell**3} atoms", build)
+
+
+def _build(out: Path, n: int, size: str, build: Callable[[Progress], object]) -> None:
+    """Compute rows with a bar, and say how many there are and how quickly they came.
+
+    Args:
+        n: rows. size: of each, in words.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    console = Console(stderr=True)
+    found: list[int] = []  # rows that were there before
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bars(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=n)
+
+        def show(done: int, total: int) -> None:
+            if not found:
+                found.append(done)
+            bar.update(task, completed=done, total=total)
+
+        start = time.perf_counter()
+        build(show)
         seconds = time.perf_counter() - start
     made = n - found[0]
     earlier = f", {found[0]} of them made earlier" if found[0] else ""
-    print(
-        f"{out}: {n} rows of {atoms_per_structure(supercell, defect.value)} atoms{earlier}; "
-        f"{seconds:.1f} s, {made / seconds:.1f} structures/s"
-    )
+    print(f"{out}: {n} rows of {size}{earlier}; {seconds:.1f} s, {made / seconds:.1f} structures/s")
 
 
 @app.command()
