@@ -69,7 +69,8 @@ class TosiFumi(Calculator):
         cell = atoms.cell.array
         i, j, r, vectors = self.neighbours.compute(points=atoms.positions, box=cell, periodic=True, quantities="ijdD")
         i, j = i.astype(int), j.astype(int)
-        pair, slope = _short_range(r, (atoms.numbers[i] == 17) + (atoms.numbers[j] == 17.0), self.cutoff)
+        is_cl = (atoms.numbers == 17).astype(int)
+        pair, slope = _short_range(r, is_cl[i] + is_cl[j], self.cutoff)
         energy, forces, by_strain = 0.0, np.zeros((len(atoms), 3)), np.zeros((3, 3))
         if self.coulomb:
             alpha, k_cutoff = splitting(self.cutoff)
@@ -100,7 +101,7 @@ def _short_range(r: np.ndarray, n_cl: np.ndarray, cutoff: float) -> tuple[np.nda
     Args:
         r: (n_pairs,), A. n_cl: (n_pairs,), how many of the two are Cl. cutoff: A.
     """
-    b, s, c, d = PAIRS[n_cl.astype(int)].T
+    b, s, c, d = PAIRS[n_cl].T
     repulsion = b * np.exp((s - r) / RHO)
     energy = repulsion - c / r**6 - d / r**8
     slope = -repulsion / RHO + 6.0 * c / r**7 + 8.0 * d / r**9
