@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import ase.io
 import numpy as np
 import pytest
+import yaml
 from ase import Atoms
 
 from lrpot.data.builders import molten_salt
+from lrpot.data.builders.extxyz import extxyz_text
 from lrpot.data.builders.molten_salt import KINDS, build_molten_salt, salt_structure
 from lrpot.data.builders.tosi_fumi import TosiFumi
 from lrpot.errors import ConfigError
 from tests.helpers_cli import run_cli
+
+RECORD = Path(__file__).parents[2] / "datasets" / "molten-salt"
+SUM_TOLERANCE = 1e-10  # relative, of sums in another order
+FORCE_TOLERANCE = 1e-9  # eV/A, and A, likewise
 
 SMALL = {"supercell": 1}  # 8 atoms, 6 of them beside two vacancies
 
@@ -69,26 +76,20 @@ def test_a_melt_has_lost_its_lattice_and_a_hot_crystal_has_not() -> None:
     assert moved["melt"] > 1.3
 
 
-def test_a_file_keeps_every_digit_and_does_not_depend_on_the_processes(tmp_path: Path) -> None:
-    one = build_molten_salt(tmp_path / "one.extxyz", n=2, **SMALL)
-    two = build_molten_salt(tmp_path / "two.extxyz", n=2, jobs=2, **SMALL)
-    assert one.read_bytes() == two.read_bytes()
-    for row, atoms in enumerate(ase.io.read(one, ":")):
-        expected = salt_structure(row, **SMALL)
-        assert atoms.info == expected.info
-        assert atoms.get_potential_energy() == expected.get_potential_energy()
-        for name in ("forces", "stress"):
-            np.testing.assert_array_equal(atoms.calc.results[name], expected.calc.results[name])
-    other = salt_structure(0, **SMALL, seed=1)
-    assert other.get_potential_energy() != salt_structure(0, **SMALL).get_potential_energy()
-
-
-def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_the_rows_with_every_digit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "salt.extxyz"
-    assert run_cli("data", "molten-salt", "--out", out, "--n", 1, "--supercell", 1) == 0
-    assert capsys.readouterr().out.startswith(f"{out}: 1 rows of up to 8 atoms; ")
-    assert len(ase.io.read(out, ":")) == 1
-    assert run_cli("data", "molten-salt", "--out", out, "--n", 1) == 1
+    words = ("data", "molten-salt", "--out", out, "--supercell", 1, "--seed", 1)
+    assert run_cli(*words, "--n", 2, "--jobs", 2) == 0
+    assert capsys.readouterr().out.startswith(f"{out}: 2 rows of up to 8 atoms; ")
+    expected = [salt_structure(row, **SMALL, seed=1) for row in range(2)]
+    assert out.read_text() == "".join(map(extxyz_text, expected))
+    for atoms, own in zip(ase.io.read(out, ":"), expected, strict=True):
+        assert atoms.info == own.info
+        assert atoms.get_potential_energy() == own.get_potential_energy()
+        for name in ("forces", "stress"):
+            np.testing.assert_array_equal(atoms.calc.results[name], own.calc.results[name])
+    assert expected[0].get_potential_energy() != salt_structure(0, **SMALL).get_potential_energy()
+    assert run_cli(*words) == 1
     assert "exists already" in capsys.readouterr().err
 
 
@@ -108,3 +109,23 @@ def test_nonsense_is_refused_in_one_line(tmp_path: Path, settings: dict[str, obj
         build_molten_salt(tmp_path / str(settings.pop("name", "salt.extxyz")), **settings)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+# --- the committed sample
+
+
+def test_sample_is_what_its_record_says() -> None:
+    record = yaml.safe_load((RECORD / "record.yaml").read_text())
+    (sample,) = record["samples"]
+    path = RECORD / sample["file"]
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == sample["sha256"]
+    rows = ase.io.read(path, ":")
+    assert [atoms.info["kind"] for atoms in rows] == [*KINDS, *KINDS]
+    assert len(rows) == sample["rows"]
+    for atoms in rows:
+        again = atoms.copy()
+        again.calc = TosiFumi()
+        assert again.get_potential_energy() == pytest.approx(atoms.get_potential_energy(), rel=SUM_TOLERANCE)
+        np.testing.assert_allclose(again.get_forces(), atoms.get_forces(), atol=FORCE_TOLERANCE)
+    # without dynamics, which other processors continue differently
+    np.testing.assert_allclose(salt_structure(4).positions, rows[4].positions, atol=FORCE_TOLERANCE)
