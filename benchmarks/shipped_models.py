@@ -81,9 +81,9 @@ def tight_binding() -> Calculator:
         from tblite.ase import TBLite
     except ImportError as error:
         raise ConfigError(
-            "the labels of gan.pt are GFN1-xTB's, and tblite is not installed; pip install tblite"
+            "the labels of gan.pt are GFN2-xTB's, and tblite is not installed; pip install tblite"
         ) from error
-    return TBLite(method="GFN1-xTB", verbosity=0)
+    return TBLite(method="GFN2-xTB", electronic_temperature=1500.0, accuracy=0.1, verbosity=0)
 
 
 CASES = {

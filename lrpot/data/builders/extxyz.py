@@ -15,29 +15,31 @@ def extxyz_text(atoms: Atoms) -> str:
 
     Args:
         atoms: positions and cell in A; `atoms.calc` holds `energy` (eV) and `forces` ((n_atoms, 3), eV/A), and may
-            hold `stress` ((6,), eV/A^3, in ASE's order); `atoms.info` holds Python's own int, float and str (without
-            quotes).
+            hold `stress` ((6,), eV/A^3, Voigt order) and `charges` ((n_atoms,), e); `atoms.info` holds Python's own
+            int, float and str (without quotes).
     Source: the format is that of https://github.com/libAtoms/extxyz.
     """
     results = atoms.calc.results
-    header = {**atoms.info, "energy": float(results["energy"])}
-    if "stress" in results:
-        header["stress"] = _numbers(voigt_6_to_full_3x3_stress(results["stress"]))
-    header |= {
+    header = {
+        **atoms.info,
+        "energy": float(results["energy"]),
         "pbc": " ".join("FT"[periodic] for periodic in atoms.pbc.tolist()),
         "Lattice": _numbers(atoms.cell.array),
         "Properties": "species:S:1:pos:R:3:forces:R:3",
     }
+    columns = [atoms.positions, results["forces"]]
+    if "stress" in results:
+        header["stress"] = _numbers(voigt_6_to_full_3x3_stress(results["stress"]))
+    if "charges" in results:
+        header["Properties"] += ":charges:R:1"
+        columns.append(results["charges"][:, None])
     lines = [str(len(atoms)), " ".join(f"{key}={_value(value)}" for key, value in header.items())]
-    for symbol, position, force in zip(
-        atoms.symbols, atoms.positions.tolist(), results["forces"].tolist(), strict=True
-    ):
-        lines.append(" ".join([symbol, *map(repr, position), *map(repr, force)]))
+    lines += [f"{symbol} {_numbers(row)}" for symbol, row in zip(atoms.symbols, np.hstack(columns), strict=True)]
     return "\n".join(lines) + "\n"
 
 
-def _numbers(matrix: np.ndarray) -> str:
-    return " ".join(map(repr, matrix.ravel().tolist()))
+def _numbers(values: np.ndarray) -> str:
+    return " ".join(map(repr, values.ravel().tolist()))
 
 
 def _value(value: int | float | str) -> str:
