@@ -37,8 +37,8 @@ KINDS = ("strained", "hot", "vacancy", "melt")
 
 LATTICE_CONSTANT = 5.620  # A, where the static crystal of this potential has no stress
 EXPANSION = 4.5e-5  # 1/K, linear; experiment has 4.0e-5 at room temperature and more in the heat
-STRAIN = 0.03  # standard deviation of each strain of a cold crystal, 0.5 GPa and more
-HOT_STRAIN = 0.01
+# Standard deviations of the strains along x, y and z, of cold crystals (-1.5 to 5 GPa) and of the others.
+STRAIN, HOT_STRAIN = 0.03, 0.01
 LARGEST_RATTLE = 0.15  # A
 CRYSTAL_TEMPERATURES = (100.0, 1100.0)  # K; this NaCl melts at about 1070 K
 MELT_TEMPERATURES = (1000.0, 2000.0)  # K
