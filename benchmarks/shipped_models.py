@@ -14,6 +14,7 @@ import argparse
 import itertools
 import json
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,9 +121,10 @@ def main() -> None:
             results[name] = {"sha256": sha256, "dynamics": {}}
         for check in checks(name):
             if arguments.only in check and check not in (results[name] | results[name]["dynamics"]):
+                started = time.perf_counter()
                 check_one(name, check, results[name])
                 write("shipped_models", {"machine": machine(), "models": results})
-                print(name, check, json.dumps(results[name], indent=1), flush=True)
+                print(f"{name}, {check}: {time.perf_counter() - started:.0f} s", flush=True)
 
 
 def checks(name: str) -> list[str]:

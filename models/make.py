@@ -60,7 +60,7 @@ def run(command: str, work: Path) -> None:
     out = work / words[words.index("--out") + 1]
     if out.is_file() or (out / "model.pt").is_file():
         return
-    if out.is_dir():
+    if (out / "config.yaml").is_file():
         words = ["fit", "--resume", "--out", out.name]
     lrpot(words, work)
 

@@ -11,10 +11,13 @@ import ase.io
 import numpy as np
 import pytest
 import yaml
+from ase.build import bulk
+from ase.calculators.calculator import Calculator
 from ase.calculators.singlepoint import SinglePointCalculator
 
 import lrpot.shipped
 from lrpot import LRCalculator, load
+from lrpot.data.builders.tosi_fumi import TosiFumi
 from lrpot.errors import ModelFileError
 from lrpot.model_file import ModelInfo, save
 from lrpot.shipped import FOLDER, Card, find_model, read_card, shipped_models
@@ -22,6 +25,8 @@ from tests.helpers_cli import listing, one_error_line, rock_salt, run_cli, save_
 
 ROOT = Path(__file__).parents[2]
 LARGEST = 5_000_000  # bytes
+STEP = 0.02  # A
+FORCE_CONSTANT_TOLERANCE = 0.03  # of the largest one; a network with a cusp is off by a quarter
 NAMES = shipped_models()
 
 CARD = {
@@ -96,6 +101,26 @@ def test_package_data_has_models_and_cards() -> None:
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["lrpot"]
     packed = {path for pattern in patterns for path in FOLDER.parent.glob(pattern)}
     assert {*FOLDER.iterdir()} <= packed
+
+
+def test_nacl_has_the_force_constants_of_its_labels() -> None:
+    """At the sites of the perfect crystal, where the norms of a network's vectors may have a cusp."""
+    crystal = bulk("NaCl", "rocksalt", a=5.62, cubic=True) * (2, 2, 2)
+
+    def force_constants(calculator: Calculator, atom: int) -> np.ndarray:
+        forces = []
+        for sign in (-1, 1):
+            atoms = crystal.copy()
+            atoms.positions[atom, 0] += sign * STEP
+            atoms.calc = calculator
+            forces.append(atoms.get_forces())
+        return (forces[0] - forces[1]) / (2.0 * STEP)
+
+    model, labels = LRCalculator("nacl.pt"), TosiFumi()
+    for atom in (0, 1):  # Na and Cl
+        expected = force_constants(labels, atom)
+        error = np.abs(force_constants(model, atom) - expected).max()
+        assert error < FORCE_CONSTANT_TOLERANCE * np.abs(expected).max()
 
 
 # --- found by name
