@@ -1,4 +1,4 @@
-"""The tables of the README and of docs/scaling.md from the JSON of the benchmarks; a test compares the two.
+"""The tables of the README, docs/scaling.md and docs/models.md from the JSON of the benchmarks; a test compares them.
 
 python benchmarks/readme_tables.py            prints them
 python benchmarks/readme_tables.py --write    puts each in the place of the one with the same columns
@@ -19,7 +19,8 @@ from timing import RESULTS
 
 def main() -> None:
     root = Path(__file__).resolve().parents[1]
-    for page, found in (("README.md", tables()), ("docs/scaling.md", scaling_tables())):
+    pages = {"README.md": tables(), "docs/scaling.md": scaling_tables(), "docs/models.md": model_tables()}
+    for page, found in pages.items():
         lines = (root / page).read_text(encoding="utf-8").splitlines()
         for text in found:
             print(text, end="\n\n")
@@ -60,6 +61,11 @@ def tables() -> list[str]:
 def scaling_tables() -> list[str]:
     """In the order of docs/scaling.md."""
     return [shared_steps(read("scaling")), estimates(read("scaling"))]
+
+
+def model_tables() -> list[str]:
+    """In the order of docs/models.md."""
+    return [used(read("shipped_models")), simulated(read("shipped_models"))]
 
 
 def read(name: str) -> dict[str, Any]:
@@ -406,6 +412,45 @@ def estimates(result: dict[str, Any]) -> str:
     ]
     columns = ("structures", "processes", "sums", "one epoch (h)", "reading, all (MB/s)", "graphs (GB)")
     return table((*columns, "building them (h)", "known, each (GB)", "index, each (GB)"), rows)
+
+
+def used(result: dict[str, Any]) -> str:
+    rows = []
+    for name, found in result["models"].items():
+        labels, model = found["labels"], found["model"]
+        bands = [list(itertools.chain(*one["phonons"])) for one in (labels, model)]
+        errors = [abs(a - b) for a, b in zip(*bands, strict=True)]
+        numbers = [
+            *((f"{axis} (Å)", labels["lattice"][axis], model["lattice"][axis], 3) for axis in labels["lattice"]),
+            ("bulk modulus (GPa)", labels["bulk modulus"], model["bulk modulus"], 1),
+            ("highest phonon (THz)", max(bands[0]), max(bands[1]), 2),
+            ("lowest phonon (THz)", min(bands[0]), min(bands[1]), 2),
+            ("two vacancies, far apart (eV)", labels["vacancies"]["apart"], model["vacancies"]["apart"], 2),
+            ("two vacancies, side by side (eV)", labels["vacancies"]["pair"], model["vacancies"]["pair"], 2),
+        ]
+        rows += [(name, quantity, f"{a:.{digits}f}", f"{b:.{digits}f}") for quantity, a, b, digits in numbers]
+        mean, largest = sum(errors) / len(errors), max(errors)
+        rows.append((name, "all phonons, mean and largest error (THz)", "-", f"{mean:.3f}, {largest:.2f}"))
+    return table(("model", "quantity", "labelling method", "model's"), rows)
+
+
+def simulated(result: dict[str, Any]) -> str:
+    rows = [
+        (
+            f"{name}, {phase}",
+            str(run["atoms"]),
+            f"{run['picoseconds']:g}",
+            f"{run['bath (K)']:g}",
+            f"{run['temperature (K)']:.0f}",
+            f"{run['nearest atoms (A)']:.2f}",
+            f"{run['first peak of g(r) (A)']:.2f}",
+            f"{1e3 * run['forces (eV/A)']['mae']:.1f}" if "forces (eV/A)" in run else "-",
+        )
+        for name, found in result["models"].items()
+        for phase, run in found["dynamics"].items()
+    ]
+    columns = ("NVT", "atoms", "ps", "bath (K)", "mean (K)", "nearest atoms (Å)", "peak of g(r) (Å)", "F MAE (meV/Å)")
+    return table(columns, rows)
 
 
 def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

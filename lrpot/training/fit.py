@@ -23,6 +23,7 @@ from lrpot.files import run_directory, write_text
 from lrpot.model_file import check_device, load, save
 from lrpot.potential import Potential
 from lrpot.properties.build import build_property_model
+from lrpot.shipped import find_model
 from lrpot.training.batches import check_sizes
 from lrpot.training.dataset import FitData, read_data
 from lrpot.training.ensemble import fit_ensemble, join_potentials
@@ -166,7 +167,10 @@ def _fit(
     if training.finetune.model is not None:
         begin = load(out / START if resume else training.finetune.model)
         if not resume:
-            about["from"] = {"model": training.finetune.model, "sha256": content_hash(Path(training.finetune.model))}
+            about["from"] = {
+                "model": training.finetune.model,
+                "sha256": content_hash(find_model(training.finetune.model)),
+            }
     data = _read(out, config, console, begin, resume=resume)
     about["files"] = data.record["files"]
     processes.wait()  # all have read what there is before the first changes it
