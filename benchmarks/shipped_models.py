@@ -193,7 +193,8 @@ def frequencies(unit: Atoms, repeat: tuple[int, int, int], calculator: Calculato
         phonons = Phonons(unit, calculator, supercell=repeat, delta=DISPLACEMENT, name=str(Path(scratch) / "phonons"))
         phonons.run()
         phonons.read(acoustic=True)
-        return (np.sort(phonons.band_structure(wave_vectors, verbose=False).real, axis=1) / THZ).tolist()
+        found = np.sort(phonons.band_structure(wave_vectors, verbose=False).real, axis=1) / THZ
+        return np.round(found, 4).tolist()
 
 
 def vacancies(crystal: Atoms, calculator: Calculator) -> dict[str, float]:
