@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -19,10 +21,16 @@ class Defect(StrEnum):
     vacancy = "vacancy"
 
 
+Out = Annotated[Path, typer.Option("--out", help="File to write: name.extxyz.", show_default=False)]
+Number = Annotated[int, typer.Option("--n", help="Number of structures.")]
+Jobs = Annotated[int, typer.Option("--jobs", help="Number of processes.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")]
+
+
 @app.command()
 def nacl(
-    out: Annotated[Path, typer.Option("--out", help="File to write: name.extxyz.", show_default=False)],
-    n: Annotated[int, typer.Option("--n", help="Number of structures.")] = 1000,
+    out: Out,
+    n: Number = 1000,
     supercell: Annotated[
         int, typer.Option("--supercell", help="Primitive cells along each vector; N gives 2 N^3 atoms.")
     ] = 3,
@@ -31,30 +39,16 @@ def nacl(
     ] = 0.1,
     seed: Seed = 0,
     defect: Annotated[Defect, typer.Option("--defect", help="vacancy: one random ion is missing.")] = Defect.none,
-    jobs: Annotated[int, typer.Option("--jobs", help="Number of processes.")] = 1,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
+    jobs: Jobs = 1,
+    overwrite: Overwrite = False,
 ) -> None:
     """Rattled NaCl with fixed charges: Ewald energies (eV) and forces (eV/A) by pymatgen.
 
     An interrupted build goes on when the same command is given again.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
     from lrpot.data.builders.nacl import atoms_per_structure, build_nacl
 
-    console = Console(stderr=True)
-    found: list[int] = []  # rows that were there before
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=n)
-
-        def show(done: int, total: int) -> None:
-            if not found:
-                found.append(done)
-            bar.update(task, completed=done, total=total)
-
-        start = time.perf_counter()
+    with _counted(n) as count:
         build_nacl(
             out,
             n=n,
@@ -64,15 +58,91 @@ def nacl(
             defect=defect.value,
             jobs=jobs,
             overwrite=overwrite,
-            progress=show,
+            progress=count,
         )
-        seconds = time.perf_counter() - start
-    made = n - found[0]
-    earlier = f", {found[0]} of them made earlier" if found[0] else ""
-    print(
-        f"{out}: {n} rows of {atoms_per_structure(supercell, defect.value)} atoms{earlier}; "
-        f"{seconds:.1f} s, {made / seconds:.1f} structures/s"
-    )
+    print(f"{out}: {n} rows of {atoms_per_structure(supercell, defect.value)} atoms{count.told()}")
+
+
+@app.command()
+def gan(
+    out: Out,
+    n: Number = 1600,
+    seed: Seed = 0,
+    calculator: Annotated[
+        str | None,
+        typer.Option(
+            "--calculator",
+            metavar="MODULE:FACTORY",
+            help="Another engine: FACTORY() gives an ASE calculator of energy (eV) and forces (eV/A); stress and "
+            "charges are written if it has them. MODULE must be importable (PYTHONPATH).",
+            show_default="GFN2-xTB by tblite",
+        ),
+    ] = None,
+    scale: Annotated[
+        float, typer.Option("--scale", help="Lattice constants of that engine over those of GFN2-xTB.")
+    ] = 1.0,
+    jobs: Jobs = 1,
+    overwrite: Overwrite = False,
+) -> None:
+    """GaN with point defects, strained and hot: energies (eV), forces (eV/A), stresses (eV/A^3), charges (e) by xTB.
+
+    Each structure takes seconds. An interrupted build goes on when the same command is given again. Structures that
+    the engine fails at are left out and recorded in OUT.failed.json.
+    """
+    from lrpot.console import Console
+    from lrpot.data.builders.gan import build_gan
+
+    with _counted(n) as count:
+        failed = build_gan(
+            out,
+            n=n,
+            seed=seed,
+            calculator=calculator,
+            scale=scale,
+            jobs=jobs,
+            overwrite=overwrite,
+            progress=count,
+        )
+    if failed:
+        row, why = next(iter(failed.items()))
+        Console().warn(
+            f"{len(failed)} of {n} rows failed and are left out (row {row}: {why.reason}); {out}.failed.json has all"
+        )
+    print(f"{out}: {n - len(failed)} rows{count.told()}")
+
+
+class _Count:
+    """What is shown of a build while it goes on, and told of it at the end."""
+
+    def __init__(self, update: Callable[[int], None]) -> None:
+        self.update = update
+        self.start = time.perf_counter()
+        self.found: int | None = None  # rows that were there before
+        self.done = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        if self.found is None:
+            self.found = done
+        self.done = done
+        self.update(done)
+
+    def told(self) -> str:
+        seconds = time.perf_counter() - self.start
+        earlier = f", {self.found} of them made earlier" if self.found else ""
+        return f"{earlier}; {seconds:.1f} s, {(self.done - (self.found or 0)) / seconds:.1f} structures/s"
+
+
+@contextmanager
+def _counted(n: int) -> Iterator[_Count]:
+    """Counts the structures of a build, on a bar if there is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=n)
+        yield _Count(lambda done: bar.update(task, completed=done))
 
 
 @app.command()

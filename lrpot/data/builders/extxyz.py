@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 from ase import Atoms
+from ase.stress import voigt_6_to_full_3x3_stress
 
 
 def extxyz_text(atoms: Atoms) -> str:
@@ -12,8 +14,9 @@ def extxyz_text(atoms: Atoms) -> str:
     comes first in the comment line.
 
     Args:
-        atoms: positions and cell in A; `atoms.calc` holds `energy` (eV) and `forces` ((n_atoms, 3), eV/A);
-            `atoms.info` holds Python's own int, float and str (without quotes).
+        atoms: positions and cell in A; `atoms.calc` holds `energy` (eV) and `forces` ((n_atoms, 3), eV/A), and may
+            hold `stress` ((6,), eV/A^3, Voigt order) and `charges` ((n_atoms,), e); `atoms.info` holds Python's own
+            int, float and str (without quotes).
     Source: the format is that of https://github.com/libAtoms/extxyz.
     """
     results = atoms.calc.results
@@ -21,15 +24,22 @@ def extxyz_text(atoms: Atoms) -> str:
         **atoms.info,
         "energy": float(results["energy"]),
         "pbc": " ".join("FT"[periodic] for periodic in atoms.pbc.tolist()),
-        "Lattice": " ".join(map(repr, atoms.cell.array.ravel().tolist())),
+        "Lattice": _numbers(atoms.cell.array),
         "Properties": "species:S:1:pos:R:3:forces:R:3",
     }
+    columns = [atoms.positions, results["forces"]]
+    if "stress" in results:
+        header["stress"] = _numbers(voigt_6_to_full_3x3_stress(results["stress"]))
+    if "charges" in results:
+        header["Properties"] += ":charges:R:1"
+        columns.append(results["charges"][:, None])
     lines = [str(len(atoms)), " ".join(f"{key}={_value(value)}" for key, value in header.items())]
-    for symbol, position, force in zip(
-        atoms.symbols, atoms.positions.tolist(), results["forces"].tolist(), strict=True
-    ):
-        lines.append(" ".join([symbol, *map(repr, position), *map(repr, force)]))
+    lines += [f"{symbol} {_numbers(row)}" for symbol, row in zip(atoms.symbols, np.hstack(columns), strict=True)]
     return "\n".join(lines) + "\n"
+
+
+def _numbers(values: np.ndarray) -> str:
+    return " ".join(map(repr, values.ravel().tolist()))
 
 
 def _value(value: int | float | str) -> str:
