@@ -100,7 +100,8 @@ def find_engine(calculator: str | None) -> Engine:
 def _tblite() -> BaseCalculator:
     from tblite.ase import TBLite
 
-    return TBLite(method=XTB, max_iterations=500, verbosity=0, **XTB_SETTINGS)
+    # what converges needs 50 to 100; some structures of much Ga that have not then, did not in 500 either
+    return TBLite(method=XTB, max_iterations=150, verbosity=0, **XTB_SETTINGS)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,6 @@ import numpy as np
 from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.optimize import FIRE
 
 from lrpot.data.builders.engine import Engine, LabelError, find_engine
@@ -40,7 +39,7 @@ from lrpot.data.builders.extxyz import extxyz_text
 from lrpot.data.builders.gan_cells import PHASES, Lattice
 from lrpot.data.builders.gan_defects import with_defects
 from lrpot.data.builders.rows import FailedRow, Progress, check_request, write_rows
-from lrpot.data.builders.tersoff import Tersoff
+from lrpot.data.builders.tersoff import Tersoff, Wall
 from lrpot.errors import ConfigError, DataError
 
 # How often a class of defects and a source are drawn. Any part of a set, from its first row on, is such a mix.
@@ -67,6 +66,9 @@ STRAIN_RATTLE = 0.02  # A, in strained cells, so that no atom stands on a place 
 
 # The lattices of the classical potential. Its structures are carried over in fractions of the cell.
 CLASSICAL = {"wurtzite": Lattice(a=3.1809, c=5.1944, u=0.375), "zincblende": Lattice(a=4.4985)}
+# It leaves the neighbours of an antisite Ga 2.1 A away, where the self-consistent field of xTB has no end; at its own
+# minimum they are at 2.4 A.
+WALL = Wall(k=15.0, R=2.6)
 RELAXATION = 50  # steps: the force of a new defect is gone, its place is kept
 MD_STEPS, MD_STEP, MD_FRICTION = 200, 1.0, 0.02  # , fs, 1/fs: some periods of the optical phonons
 
@@ -210,12 +212,13 @@ def _drawn(row: int, recipe: Recipe) -> Atoms:
 
 def _move_classically(atoms: Atoms, temperature: float, random: np.random.Generator, *, relax: bool) -> None:
     """Relax the atoms, and let them move at this temperature, K, in their cell; 0 for none."""
-    atoms.calc = Tersoff()
+    atoms.calc = Tersoff(WALL)
     if relax:
         FIRE(atoms, logfile=None).run(fmax=0.05, steps=RELAXATION)
     if temperature:
         # half of it turns into potential energy within a period
-        MaxwellBoltzmannDistribution(atoms, temperature_K=2 * temperature, rng=random)
+        widths = np.sqrt(atoms.get_masses() * (units.kB * 2 * temperature))
+        atoms.set_momenta(widths[:, None] * random.standard_normal((len(atoms), 3)))
         Langevin(
             atoms,
             MD_STEP * units.fs,

@@ -17,6 +17,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from vesin import NeighborList
 
 ELEMENTS = ("Ga", "N")
+GA = ELEMENTS.index("Ga")
 
 
 class Pair(NamedTuple):
@@ -48,10 +49,25 @@ CUTOFF = max(pair.R + pair.D for pair in PAIRS.values())  # A
 _TABLE = torch.tensor([[PAIRS[a, b] for b in ELEMENTS] for a in ELEMENTS], dtype=torch.float64).permute(2, 0, 1)
 
 
+class Wall(NamedTuple):
+    """Energy k (r - R)^2 / 2 of each pair of Ga nearer than R."""
+
+    k: float = 0.0  # eV/A^2
+    R: float = 0.0  # A
+
+
 class Tersoff(Calculator):
-    """Energy (eV) and forces (eV/A) of Ga and N, periodic in all directions."""
+    """Energy (eV) and forces (eV/A) of Ga and N, periodic in all directions.
+
+    Args:
+        wall: what keeps Ga apart beyond the published potential.
+    """
 
     implemented_properties = ("energy", "forces")
+
+    def __init__(self, wall: Wall = Wall()) -> None:
+        super().__init__()
+        self.wall = wall
 
     def calculate(
         self,
@@ -61,12 +77,12 @@ class Tersoff(Calculator):
     ) -> None:
         super().calculate(atoms, properties, system_changes)
         positions = torch.tensor(self.atoms.positions, requires_grad=True)
-        energy = _energy(self.atoms, positions)
+        energy = _energy(self.atoms, positions, self.wall)
         (gradient,) = torch.autograd.grad(energy, positions)
         self.results: dict[str, Any] = {"energy": energy.item(), "forces": -gradient.numpy()}
 
 
-def _energy(atoms: Atoms, positions: torch.Tensor) -> torch.Tensor:
+def _energy(atoms: Atoms, positions: torch.Tensor, wall: Wall) -> torch.Tensor:
     """Energy as a function of the positions (N, 3), A, by tables of each atom's M neighbours at most."""
     centre, other, shift = NeighborList(cutoff=CUTOFF, full_list=True, sorted=True).compute(
         atoms.positions, atoms.cell.array, True, "ijS"
@@ -95,4 +111,6 @@ def _energy(atoms: Atoms, positions: torch.Tensor) -> torch.Tensor:
     other_than_j = ~torch.eye(shape[1], dtype=torch.bool)
     zeta = (other_than_j * cutoff[:, None, :] * angular * farther).sum(dim=-1)
     bonds = A * torch.exp(-l1 * r) - (1 + zeta).rsqrt() * B * torch.exp(-l2 * r)
-    return 0.5 * (cutoff * bonds).sum()
+    both_ga = there & (species[:, None] == GA) & (neighbour == GA)
+    pushed = both_ga * (wall.R - r).clamp(min=0.0)
+    return 0.5 * (cutoff * bonds + 0.5 * wall.k * pushed**2).sum()
