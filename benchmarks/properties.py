@@ -70,7 +70,11 @@ SHEETS = {
     "dielectric_tbmbj": ("jarvis_dft_2d_dielectric_tbmbj_2022-04-11", ""),
 }
 LOGARITHMIC = ("dielectric_opt", "dielectric_tbmbj")
-HEADS = {"shared": {"properties.head.kind": "shared"}, "experts": {"properties.head.kind": "experts"}}
+HEADS = {
+    "shared": {"properties.head.kind": "shared"},
+    "experts, 4 of 15": {"properties.head.kind": "experts", "training.lr": 3e-3},
+    "experts, 4 of 4": {"properties.head.kind": "experts", "properties.head.experts": 4, "training.lr": 3e-3},
+}
 FOLDS = 5
 
 EPOCHS = {"hoip": 60, "jdft2d": 100, "multitask": 100}
@@ -141,7 +145,7 @@ def multitask(data: Path, out: Path, only: str) -> list[dict[str, Any]]:
             records.append({"model": "alone", "target": target, **_means(folds[target])})
     for name, settings in _chosen(HEADS, only):
         own = {**base, **settings, "properties.log": list(LOGARITHMIC), "properties.units": units}
-        folds = _validated(joined, out / name, own, list(SHEETS))
+        folds = _validated(joined, out / _folder(name), own, list(SHEETS))
         records += [{"model": name, "target": target, **_means(folds[target])} for target in SHEETS]
     _table("two-dimensional crystals", records)
     return records

@@ -1,4 +1,4 @@
-"""The tables of the README and of docs/scaling.md from the JSON of the benchmarks; a test compares the two.
+"""The tables of the README, docs/scaling.md and docs/models.md from the JSON of the benchmarks; a test compares them.
 
 python benchmarks/readme_tables.py            prints them
 python benchmarks/readme_tables.py --write    puts each in the place of the one with the same columns
@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from timing import RESULTS
 
 def main() -> None:
     root = Path(__file__).resolve().parents[1]
-    for page, found in (("README.md", tables()), ("docs/scaling.md", scaling_tables())):
+    pages = {"README.md": tables(), "docs/scaling.md": scaling_tables(), "docs/models.md": model_tables()}
+    for page, found in pages.items():
         lines = (root / page).read_text(encoding="utf-8").splitlines()
         for text in found:
             print(text, end="\n\n")
@@ -35,7 +37,9 @@ def tables() -> list[str]:
     return [
         demo(read("demo")),
         kills(read("kills")),
+        *nacl(read("nacl")),
         transfer(read("size_transfer")),
+        defects(read("defects-gan")),
         electrolyte(read("electrolyte")),
         dimers(read("charged_dimers")),
         steps(read("calculator")),
@@ -49,6 +53,7 @@ def tables() -> list[str]:
         builder(read("nacl_builder")),
         perovskites(read("properties-hoip")),
         sheets(read("properties-jdft2d")),
+        several(read("properties-multitask")),
         filters(read("regnet")),
     ]
 
@@ -56,6 +61,11 @@ def tables() -> list[str]:
 def scaling_tables() -> list[str]:
     """In the order of docs/scaling.md."""
     return [shared_steps(read("scaling")), estimates(read("scaling"))]
+
+
+def model_tables() -> list[str]:
+    """In the order of docs/models.md."""
+    return [used(read("shipped_models")), simulated(read("shipped_models"))]
 
 
 def read(name: str) -> dict[str, Any]:
@@ -196,6 +206,54 @@ def builder(result: dict[str, Any]) -> str:
     return table(("`lrpot data nacl --jobs 2`, atoms", "rows", "structures/s"), rows)
 
 
+# Mean absolute errors of the energy, eV/atom: Table 2 of Yu et al. 2022, DimeNet++ and 8,000 rows.
+YU_TOTAL = {
+    "network alone": ("1.05e-3", "4.19e-3", "1.83e-2"),
+    "one step": ("9.81e-4", "5.32e-3", "1.87e-2"),
+    "three steps": ("5.86e-4", "4.63e-3", "1.33e-2"),
+}
+YU_RECIPROCAL = {"network alone": "3.18e-4", "reciprocal potential": "1.02e-4"}
+BACKBONES = {"painn": "PaiNN", "dimenet++": "DimeNet++", "none": "reciprocal potential"}
+
+
+def nacl(result: dict[str, Any]) -> list[str]:
+    """Errors of total energies and forces; errors of the reciprocal part of the energy."""
+    rows: dict[str, list[tuple[str, ...]]] = {
+        "total": [
+            (f"Yu et al., {name}", "8,000 rows", *itertools.chain(*((error, "-") for error in errors)))
+            for name, errors in YU_TOTAL.items()
+        ],
+        "reciprocal": [(f"Yu et al., {name}", "8,000 rows", error) for name, error in YU_RECIPROCAL.items()],
+    }
+    of_one_model = itertools.groupby(
+        result["records"], lambda r: {name: value for name, value in r["job"].items() if name != "seed"}
+    )
+    for job, records in ((job, list(found)) for job, found in of_one_model):
+        errors = [
+            _over_seeds([record["test"][test][label]["mae"] for record in records])
+            for test in records[0]["test"]
+            for label in ("energy", "forces")
+            if label in records[0]["test"][test]
+        ]
+        width = f"F={job['features']}, " if job["backbone"] != "none" else ""
+        work = (
+            f"{job['train']:,} rows, {width}3 x {job['epochs']} epochs, {len(records)} seed{'s' * (len(records) > 1)}"
+        )
+        rows[job["labels"]].append((f"{BACKBONES[job['backbone']]}, {job['model']}", work, *errors))
+    tests = ("3x3x3", "6x6x6", "6x6x6, vacancy")
+    units = [f"{test}, {unit}" for test in tests for unit in ("E (eV/atom)", "F (eV/Å)")]
+    return [
+        table(("NaCl, mean absolute error", "fitted to", *units), rows["total"]),
+        table(("reciprocal part of the energy, 3x3x3", "fitted to", "E (eV/atom)"), rows["reciprocal"]),
+    ]
+
+
+def _over_seeds(values: list[float]) -> str:
+    """Mean and, of several, standard deviation."""
+    mean = f"{statistics.mean(values):.1e}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.0e}"
+
+
 def transfer(result: dict[str, Any]) -> str:
     columns = ["mean absolute error, F (eV/Å)"]
     names = list(dict.fromkeys(name for records in result["records"].values() for name in records))
@@ -219,6 +277,16 @@ def electrolyte(result: dict[str, Any]) -> str:
         )
         rows.append((name, *(f"{error:.3g}" for error in errors), charges or "-"))
     columns = ("NaCl in water", "E MAE (meV/atom)", "E RMSE", "F MAE (meV/Å)", "F RMSE", "charges ± spread (e)")
+    return table(columns, rows)
+
+
+def defects(result: dict[str, Any]) -> str:
+    rows = []
+    for record in result["records"]:
+        own = record["test"]
+        numbers = [f"{1e3 * own[label][kind]:.3g}" for label in ("energy", "forces") for kind in ("mae", "rmse")]
+        rows.append((record["model"], record["split"], str(record["epochs"]), *numbers))
+    columns = ("GaN, DFT", "split", "epochs", "E MAE (meV/atom)", "E RMSE", "F MAE (meV/Å)", "F RMSE")
     return table(columns, rows)
 
 
@@ -282,6 +350,15 @@ def sheets(result: dict[str, Any]) -> str:
     return table(("matbench_jdft2d, exfoliation energy", "MAE (meV/atom)", "RMSE (meV/atom)"), rows)
 
 
+def several(result: dict[str, Any]) -> str:
+    found: dict[str, dict[str, str]] = {}
+    for record in result["records"]:
+        found.setdefault(record["target"], {})[record["model"]] = _with_spread(record)
+    heads = next(iter(found.values()))
+    rows = [(target, *(own[head] for head in heads)) for target, own in found.items()]
+    return table(("two-dimensional crystals", *heads), rows)
+
+
 def _with_spread(record: dict[str, Any]) -> str:
     return f"{record['mae']:.3g} ± {record['spread']:.2g}"
 
@@ -335,6 +412,45 @@ def estimates(result: dict[str, Any]) -> str:
     ]
     columns = ("structures", "processes", "sums", "one epoch (h)", "reading, all (MB/s)", "graphs (GB)")
     return table((*columns, "building them (h)", "known, each (GB)", "index, each (GB)"), rows)
+
+
+def used(result: dict[str, Any]) -> str:
+    rows = []
+    for name, found in result["models"].items():
+        labels, model = found["labels"], found["model"]
+        bands = [list(itertools.chain(*one["phonons"])) for one in (labels, model)]
+        errors = [abs(a - b) for a, b in zip(*bands, strict=True)]
+        numbers = [
+            *((f"{axis} (Å)", labels["lattice"][axis], model["lattice"][axis], 3) for axis in labels["lattice"]),
+            ("bulk modulus (GPa)", labels["bulk modulus"], model["bulk modulus"], 1),
+            ("highest phonon (THz)", max(bands[0]), max(bands[1]), 2),
+            ("lowest phonon (THz)", min(bands[0]), min(bands[1]), 2),
+            ("two vacancies, far apart (eV)", labels["vacancies"]["apart"], model["vacancies"]["apart"], 2),
+            ("two vacancies, side by side (eV)", labels["vacancies"]["pair"], model["vacancies"]["pair"], 2),
+        ]
+        rows += [(name, quantity, f"{a:.{digits}f}", f"{b:.{digits}f}") for quantity, a, b, digits in numbers]
+        mean, largest = sum(errors) / len(errors), max(errors)
+        rows.append((name, "all phonons, mean and largest error (THz)", "-", f"{mean:.3f}, {largest:.2f}"))
+    return table(("model", "quantity", "labelling method", "model's"), rows)
+
+
+def simulated(result: dict[str, Any]) -> str:
+    rows = [
+        (
+            f"{name}, {phase}",
+            str(run["atoms"]),
+            f"{run['picoseconds']:g}",
+            f"{run['bath (K)']:g}",
+            f"{run['temperature (K)']:.0f}",
+            f"{run['nearest atoms (A)']:.2f}",
+            f"{run['first peak of g(r) (A)']:.2f}",
+            f"{1e3 * run['forces (eV/A)']['mae']:.1f}" if "forces (eV/A)" in run else "-",
+        )
+        for name, found in result["models"].items()
+        for phase, run in found["dynamics"].items()
+    ]
+    columns = ("NVT", "atoms", "ps", "bath (K)", "mean (K)", "nearest atoms (Å)", "peak of g(r) (Å)", "F MAE (meV/Å)")
+    return table(columns, rows)
 
 
 def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

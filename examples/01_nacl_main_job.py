@@ -141,16 +141,16 @@ def compare(alone: Path, fitted: Path, files: dict[str, Path], out: Path) -> dic
 
 
 def simulate(model: Path, out: Path, steps: int) -> dict[str, float]:
-    """NVE of 432 atoms: the learned Coulomb part and a Born-Mayer repulsion, which the labels do not contain."""
+    """NVE of 432 atoms: the learned Coulomb part, and repulsion and dispersion, which the labels do not contain."""
     from ase.build import bulk
     from ase.calculators.mixing import SumCalculator
-    from born_mayer import BornMayer
 
     from lrpot import LRCalculator, plots
+    from lrpot.data.builders.tosi_fumi import TosiFumi
     from lrpot.md import run_md
 
     atoms = bulk("NaCl", "rocksalt", a=5.64).repeat(6)
-    atoms.calc = SumCalculator([LRCalculator(model, dtype="float64"), BornMayer()])
+    atoms.calc = SumCalculator([LRCalculator(model, dtype="float64"), TosiFumi(coulomb=False)])
     trajectory = out / "nve.traj"
     run = run_md(atoms, ensemble="nve", temperature=300.0, steps=steps, interval=5, trajectory=trajectory)
     picture = plots.energy_conservation(

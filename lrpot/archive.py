@@ -43,10 +43,8 @@ def read_archive(path: Path) -> tuple[object, dict[str, torch.Tensor]]:
     """The content of model.json, whatever it is, and the weights by name.
 
     Raises:
-        ModelFileError: no such file, not a model of lrpot, or damaged.
+        ModelFileError: not a model of lrpot, or damaged.
     """
-    if not path.exists():
-        raise ModelFileError(f"{path}: no such file; check the path")
     if path.is_dir():
         raise ModelFileError(f"{path}: is a directory; name the model file in it, such as {path / 'model.pt'}")
     if not zipfile.is_zipfile(path):

@@ -65,22 +65,41 @@ def build_reciprocal(
     bare = {**settings, "subtract_self": charges == "environment"}
     if kernel.form == "free":
         return ReciprocalSum(FreeKernel(fcn, positive=positive), k_cutoff, **bare), None
-    sigma, left_out = splitting(backbone.cutoff, k_cutoff)
     onset = min(kernel.envelope, REAL_ONSET)
-    # where the tapers begin, the exponent is onset^2 of what it is at the cutoffs
-    left_out = left_out ** (onset**2)
-    if left_out > POOR_SUM:
-        needed = -2.0 * math.log(POOR_SUM) / backbone.cutoff / onset**2
-        raise ConfigError(
-            f"model.kernel.k_cutoff = {k_cutoff:g} 1/A, envelope = {kernel.envelope:g} and model.backbone.cutoff = "
-            f"{backbone.cutoff:g} A leave out {left_out:.0e} of the Coulomb sum; raise k_cutoff to {needed:.1f} or more"
-        )
-    prior = GaussianCoulomb(sigma)
+    prior = GaussianCoulomb(_sigma(kernel, backbone.cutoff, k_cutoff, onset))
     learned = LearnedKernel(prior, fcn, positive=positive)
     if kernel.complement == "none":
         return ReciprocalSum(learned, k_cutoff, **bare), None
     reciprocal = ReciprocalSum(learned, k_cutoff, **settings)
     return reciprocal, CoulombComplement(prior, backbone.cutoff, onset=onset)
+
+
+def _sigma(kernel: KernelConfig, cutoff: float, k_cutoff: float, onset: float) -> float:
+    """Width of the Gaussian charges, A.
+
+    Args:
+        cutoff: A. k_cutoff: 1/A. onset: fraction of both at which the tapers begin.
+    Raises:
+        ConfigError: the tapers leave out too much of the Coulomb sum.
+    """
+    even, left_out = splitting(cutoff, k_cutoff)
+    sigma = even if kernel.sigma == "auto" else kernel.sigma
+    # where the tapers begin, the exponents are onset^2 of what they are at the cutoffs
+    deep_enough = -math.log(POOR_SUM) / onset**2
+    least, most = math.sqrt(2.0 * deep_enough) / k_cutoff, cutoff / math.sqrt(2.0 * deep_enough)
+    if sigma >= least and (sigma <= most or kernel.complement == "none"):
+        return sigma
+    if kernel.sigma == "auto":
+        raise ConfigError(
+            f"model.kernel.k_cutoff = {k_cutoff:g} 1/A, envelope = {kernel.envelope:g} and model.backbone.cutoff = "
+            f"{cutoff:g} A leave out {left_out ** (onset**2):.0e} of the Coulomb sum; raise k_cutoff to "
+            f"{2.0 * deep_enough / cutoff:.1f} or more"
+        )
+    upper = f" to {most:.2f}" if kernel.complement == "coulomb" else " A or more"
+    raise ConfigError(
+        f"model.kernel.sigma = {sigma:g} A leaves out more than {POOR_SUM:.0e} of the Coulomb sum beyond k_cutoff = "
+        f"{k_cutoff:g} 1/A or model.backbone.cutoff = {cutoff:g} A; choose {least:.2f}{upper}, or auto"
+    )
 
 
 def resolve_k_cutoff(kernel: KernelConfig, cutoff: float) -> float:

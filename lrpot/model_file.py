@@ -33,6 +33,7 @@ from lrpot.errors import ConfigError, LrpotError, ModelFileError
 from lrpot.potential import Potential
 from lrpot.properties.build import build_property_model
 from lrpot.properties.model import PropertyEnsemble, PropertyModel
+from lrpot.shipped import find_model
 
 # What a model file may hold.
 Model = Potential | PropertyModel | PropertyEnsemble
@@ -95,7 +96,7 @@ def load(path: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = N
     """Read a potential.
 
     Args:
-        path: the file.
+        path: the file, or the name of a model that comes with lrpot (`lrpot.shipped`).
         device: where its weights go.
         dtype: precision of the network; None keeps that of the file.
     Returns:
@@ -115,7 +116,7 @@ def load(path: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = N
 
 def load_model(path: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> Model:
     """Read a potential or a model of properties; arguments and errors as of `load`."""
-    path = Path(path)
+    path = find_model(path)
     place = check_device(device)
     content, weights = read_archive(path)
     header = _check_format(path, content)

@@ -19,6 +19,7 @@ from ase.neighborlist import neighbor_list
 
 from lrpot import LRCalculator
 from lrpot.console import Console
+from lrpot.data.builders.tosi_fumi import TosiFumi
 from lrpot.errors import LrpotError
 from lrpot.md import run_md
 
@@ -28,10 +29,7 @@ def main() -> None:
     atoms = bulk("NaCl", "rocksalt", a=5.64).repeat(arguments.cells)
     atoms.calc = LRCalculator(arguments.model, device=arguments.device)
     if arguments.born_mayer:
-        sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-        from born_mayer import BornMayer
-
-        atoms.calc = SumCalculator([atoms.calc, BornMayer()])
+        atoms.calc = SumCalculator([atoms.calc, TosiFumi(coulomb=False)])
     with Console().progress(f"NVT, {len(atoms)} atoms", arguments.steps, "steps") as update:
         run = run_md(
             atoms,
@@ -97,7 +95,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--born-mayer",
         action="store_true",
-        help="add the repulsion of examples/born_mayer.py; a model of Coulomb labels alone needs it",
+        help="add repulsion and dispersion of the Tosi-Fumi potential; a model of Coulomb labels alone needs it",
     )
     parser.add_argument("--seed", type=int, default=0, help="of velocities and bath (default: 0)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")

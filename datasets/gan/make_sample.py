@@ -1,6 +1,6 @@
 """The sample of the set, and its entry in record.yaml: the first rows of a build, finished or not.
 
-lrpot data gan --out gan.extxyz --n 1600
+lrpot data gan --out gan.extxyz --n 1660
 python datasets/gan/make_sample.py gan.extxyz 300
 """
 

@@ -37,6 +37,7 @@ class PaiNN(nn.Module):
         radial_basis: int = 20,
         cutoff: float = 5.0,
         cutoff_function: str = "smooth",
+        epsilon: float = 1e-8,
     ) -> None:
         """
         Args:
@@ -46,6 +47,8 @@ class PaiNN(nn.Module):
             cutoff: A.
             cutoff_function: "smooth" (two continuous derivatives, so that MD conserves energy) or "cosine"
                 (one continuous derivative; SchNetPack's).
+            epsilon: norms of vectors are sqrt(|v|^2 + epsilon). The default, SchNetPack's, leaves a cusp of the energy
+                where vectors vanish, as they do at the sites of many perfect crystals; 0.01 rounds it.
         Raises:
             ConfigError: a value out of range.
         """
@@ -53,6 +56,8 @@ class PaiNN(nn.Module):
         for name, value in (("features", features), ("interactions", interactions), ("radial_basis", radial_basis - 1)):
             if value < 1:
                 raise ConfigError(f"painn: {name} is too small; raise it")
+        if not epsilon > 0:
+            raise ConfigError(f"painn: epsilon = {epsilon:g}: the norm of a zero vector has no derivative; raise it")
         if cutoff_function not in ("smooth", "cosine"):
             raise ConfigError(f"painn: cutoff_function = {cutoff_function!r}; choose smooth or cosine")
         self.features = features
@@ -63,7 +68,7 @@ class PaiNN(nn.Module):
         self.width = cutoff / (radial_basis - 1)
         self.filter_net = _linear(radial_basis, interactions * 3 * features)
         self.interactions = nn.ModuleList(_Interaction(features) for _ in range(interactions))
-        self.mixing = nn.ModuleList(_Mixing(features) for _ in range(interactions))
+        self.mixing = nn.ModuleList(_Mixing(features, epsilon) for _ in range(interactions))
         # what follows from centres and weights, beside what it follows from
         self._splines: tuple[tuple[object, ...], Tensor] = ((), torch.empty(0))
         self._tables = (torch.empty(0), torch.empty(0), torch.empty(0))
@@ -157,11 +162,9 @@ class _Interaction(nn.Module):
 class _Mixing(nn.Module):
     """Scalars and vectors of one atom exchange. Source: Schütt et al. 2021, Eqs. 9 and 10."""
 
-    # keeps the norm of a zero vector differentiable; SchNetPack's value
-    EPSILON = 1e-8
-
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, epsilon: float) -> None:
         super().__init__()
+        self.epsilon = epsilon
         self.intraatomic_context_net = nn.Sequential(
             _linear(2 * features, features, activated=True), _linear(features, 3 * features)
         )
@@ -169,7 +172,7 @@ class _Mixing(nn.Module):
 
     def forward(self, scalar: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
         v, w = self.mu_channel_mix(vector).chunk(2, dim=2)
-        norm = torch.sqrt((v**2).sum(dim=1) + self.EPSILON)
+        norm = torch.sqrt((v**2).sum(dim=1) + self.epsilon)
         to_scalar, to_vector, by_product = self.intraatomic_context_net(torch.cat([scalar, norm], dim=1)).chunk(
             3, dim=1
         )

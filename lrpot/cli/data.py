@@ -63,10 +63,33 @@ def nacl(
     print(f"{out}: {n} rows of {atoms_per_structure(supercell, defect.value)} atoms{count.told()}")
 
 
+@app.command("molten-salt")
+def molten_salt(
+    out: Out,
+    n: Number = 300,
+    supercell: Annotated[
+        int, typer.Option("--supercell", help="Cubic cells along each axis; N gives 8 N^3 atoms.")
+    ] = 2,
+    seed: Seed = 0,
+    jobs: Jobs = 1,
+    overwrite: Overwrite = False,
+) -> None:
+    """NaCl, strained, hot, with vacancies and molten: energies (eV), forces (eV/A) and stresses (eV/A^3) of the
+    potential of Fumi and Tosi.
+
+    An interrupted build goes on when the same command is given again.
+    """
+    from lrpot.data.builders.molten_salt import build_molten_salt
+
+    with _counted(n) as count:
+        build_molten_salt(out, n=n, supercell=supercell, seed=seed, jobs=jobs, overwrite=overwrite, progress=count)
+    print(f"{out}: {n} rows of up to {8 * supercell**3} atoms{count.told()}")
+
+
 @app.command()
 def gan(
     out: Out,
-    n: Number = 1600,
+    n: Number = 1660,
     seed: Seed = 0,
     calculator: Annotated[
         str | None,

@@ -128,22 +128,26 @@ def _evaluate_properties(
     """Errors of a property model on crystals that have any of its targets."""
     import json
 
-    from lrpot.data.readers import read_rows, to_structure
+    from lrpot.data.readers import read_rows, to_structures
     from lrpot.data.tables import name_of
-    from lrpot.errors import DataError, LrpotError
+    from lrpot.errors import DataError
     from lrpot.files import write_text
     from lrpot.properties.evaluation import evaluate_properties
     from lrpot.properties.pictures import draw
     from lrpot.properties.tables import errors_table, save_predictions
 
     names = [target.name for target in model.targets]
-    rows, structures = read_rows(data), []
-    for row in rows:
-        try:
-            structures.append(to_structure(row.atoms, model.cutoff, shells=model.shells, labels=False, targets=names))
-            model.check(structures[-1])
-        except LrpotError as error:
-            raise type(error)(f"{row}: {error}") from error
+    rows = read_rows(data)
+    with console.progress(f"neighbours of {data}", len(rows), "crystals") as update:
+        structures = to_structures(
+            rows,
+            model.cutoff,
+            check=model.check,
+            progress=update,
+            labels=False,
+            shells=model.shells,
+            targets=names,
+        )
     with console.progress("evaluating", len(structures), "crystals") as update:
         found = evaluate_properties(model, structures, progress=update)
     errors = found.errors()

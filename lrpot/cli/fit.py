@@ -40,6 +40,7 @@ class Schedule(StrEnum):
     published = "published"
     physical_start = "physical-start"
     physics_first = "physics-first"
+    long_range_only = "long-range-only"
 
 
 def fit(

@@ -21,9 +21,11 @@ def info(model: Annotated[Path, typer.Argument(help="Model file.")]) -> None:
     from lrpot.model_file import load_model
     from lrpot.potential import Potential
     from lrpot.properties.model import PropertyEnsemble, PropertyModel
+    from lrpot.shipped import find_model
 
     console = Console()
     loaded = load_model(model)
+    console.line(f"{'file:':15s} {find_model(model)}")
     if isinstance(loaded, Ensemble):
         console.line(f"{'ensemble:':15s} {len(loaded.members)} models; {_calibration(loaded.calibration)}")
     if isinstance(loaded, PropertyEnsemble):

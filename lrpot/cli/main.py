@@ -25,6 +25,7 @@ from lrpot.cli import (
     fit,
     info,
     md,
+    models,
     plot,
     predict,
     report,
@@ -53,6 +54,7 @@ app.command("screen")(screen.screen)
 app.command("report")(report.report)
 app.command("md")(md.md)
 app.command("info")(info.info)
+app.command("models")(models.models)
 app.add_typer(export.app, name="export")
 app.add_typer(convert.app, name="convert")
 app.add_typer(plot.app, name="plot")

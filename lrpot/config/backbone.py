@@ -21,6 +21,12 @@ class PaiNNConfig(Section):
     cutoff_function: Literal["smooth", "cosine"] = Field(
         "smooth", description="smooth: two continuous derivatives; cosine: one (SchNetPack's)."
     )
+    epsilon: float = Field(
+        1e-8,
+        gt=0,
+        description="Norms of vectors are sqrt(|v|^2 + epsilon). 1e-8 (SchNetPack's) leaves a cusp of the energy at "
+        "the sites of perfect crystals, which spoils phonons; 0.01 rounds it.",
+    )
 
 
 class DimeNetPlusPlusConfig(Section):

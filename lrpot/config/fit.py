@@ -65,8 +65,12 @@ class FitConfig(Section):
     @model_validator(mode="after")
     def _schedule(self) -> FitConfig:
         form, schedule = self.model.kernel.form, self.training.schedule
-        if schedule == "physics-first" and form == "none":
-            raise ValueError("schedule physics-first needs a long-range part, but kernel.form is none; choose coulomb")
+        if schedule in ("physics-first", "long-range-only") and form == "none":
+            raise ValueError(f"schedule {schedule} needs a long-range part, but kernel.form is none; choose coulomb")
+        if schedule == "long-range-only" and self.training.finetune.model is not None:
+            raise ValueError(
+                "schedule long-range-only fits no network, but a fit that starts from a model has one; choose auto"
+            )
         if schedule == "published" and self.training.finetune.model is not None:
             raise ValueError(
                 "schedule published fits a network before there are charges, but a fit that starts from a model has "
@@ -86,9 +90,10 @@ class FitConfig(Section):
         absent = max(self.training.per_stage, default=1)
         if absent > 1 and self.training.stages == 1:
             raise ValueError(f"training.per_stage names stage {absent}, but training.stages is 1; name stage 1")
-        if absent > 1 and self.model.kernel.form == "none":
+        alone = "kernel.form none" if self.model.kernel.form == "none" else "schedule long-range-only"
+        if absent > 1 and (self.model.kernel.form == "none" or self.training.schedule == "long-range-only"):
             raise ValueError(
-                f"training.per_stage names stage {absent}, but with kernel.form none there is one stage; name stage 1"
+                f"training.per_stage names stage {absent}, but with {alone} there is one stage; name stage 1"
             )
         return self
 

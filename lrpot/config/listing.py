@@ -118,6 +118,7 @@ _IDLE: tuple[tuple[tuple[str, ...], Callable[[FitConfig], bool], str], ...] = (
         "model.charges.init gives the charges, so none are fitted first",
     ),
     (("model.charges.born",), lambda c: c.model.charges.init != "born", "model.charges.init is not born"),
+    (("model.kernel.sigma",), lambda c: c.model.kernel.form == "free", "model.kernel.form is free"),
     (("model.kernel.tolerance",), lambda c: c.model.kernel.k_cutoff != "auto", "model.kernel.k_cutoff is given"),
     (
         ("model.kernel.engine_tolerance",),
@@ -126,9 +127,10 @@ _IDLE: tuple[tuple[tuple[str, ...], Callable[[FitConfig], bool], str], ...] = (
     ),
     (
         ("training.schedule",),
-        lambda c: c.training.stages == 1 and c.model.kernel.form != "none",
+        lambda c: c.training.stages == 1 and c.model.kernel.form != "none" and c.schedule != "long-range-only",
         "training.stages is 1",
     ),
+    (("training.stages",), lambda c: c.schedule == "long-range-only", "training.schedule is long-range-only"),
     (
         ("training.lr_patience",),
         lambda c: _in_no_stage(c, "lr_schedule", "plateau"),

@@ -65,6 +65,11 @@ class KernelConfig(Section):
         le=1e-4,
         description="What the two halves of the Coulomb sum may leave out, relative; for k_cutoff auto.",
     )
+    sigma: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        "auto",
+        description="Width of the Gaussian charges of the Coulomb kernel, A; auto: where both halves of the Coulomb "
+        "sum are cut at the same depth.",
+    )
     engine: Literal["auto", "separable", "nufft", "dense"] = Field(
         "auto",
         description="How the sum is computed: auto (exact for training and small cells, nufft for large ones), "

@@ -61,11 +61,11 @@ class TrainingConfig(Section):
     stages: Literal[1, 3] = Field(
         3, description="3: real space, then reciprocal space with the real part frozen, then both; 1: all at once."
     )
-    schedule: Literal["auto", "published", "physical-start", "physics-first"] = Field(
+    schedule: Literal["auto", "published", "physical-start", "physics-first", "long-range-only"] = Field(
         "auto",
         description="What the stages see: published (stage 1 has no long range), physical-start (stage 1 has it, "
-        "frozen), physics-first (charges and kernel before the network); auto: physical-start for coulomb, else "
-        "published.",
+        "frozen), physics-first (charges and kernel before the network), long-range-only (one stage of charges and "
+        "kernel; the network stays zero); auto: physical-start for coulomb, else published.",
     )
     loss: Loss = Field(
         "mse",

@@ -274,6 +274,8 @@ def to_structures(
     skip_bad: Callable[[str], None] | None = None,
     progress: Callable[[int], None] | None = None,
     labels: bool = True,
+    shells: int | None = None,
+    targets: Sequence[str] = (),
 ) -> list[Structure]:
     """Rows -> structures; all bad rows are found before any is reported.
 
@@ -286,7 +288,7 @@ def to_structures(
         skip_bad: told about each bad row, which is then left out, and how many there were; None makes a bad row an
             error.
         progress: called with the number of rows done.
-        labels: whether to look for labels.
+        labels, shells, targets: as for `to_structure`.
     Raises:
         DataError: bad rows: the first one's file, row, reason and cure, and how many more.
     """
@@ -294,7 +296,16 @@ def to_structures(
     for done, row in enumerate(rows, 1):
         try:
             structures.append(
-                checked_structure(row, cutoff, elements=elements, require=require, check=check, labels=labels)
+                checked_structure(
+                    row,
+                    cutoff,
+                    elements=elements,
+                    require=require,
+                    check=check,
+                    labels=labels,
+                    shells=shells,
+                    targets=targets,
+                )
             )
         except LrpotError as error:
             bad.append((row.number, error))

@@ -43,7 +43,8 @@ class LRCalculator(Calculator):
     ) -> None:
         """
         Args:
-            model: file of a model, or the model itself (it is then moved to `device` and `dtype`).
+            model: file of a model, the name of one that comes with lrpot, or the model itself (it is then moved to
+                `device` and `dtype`).
             device: cpu, cuda, cuda:1, ...
             dtype: precision of network and structure factors, float64 or float32; energies are summed in float64.
             skin: A; neighbours are looked for this far beyond the cutoff and kept until atoms moved about half of it.

@@ -57,7 +57,7 @@ FUNCTIONS = (
     "schnetpack.nn.activations.shifted_softplus",
 )
 
-EPSILON = 1e-8  # of the mixing blocks; SchNetPack's default and lrpot's only one
+EPSILON = 1e-8  # of the mixing blocks; the default of both
 
 
 def convert_schnetpack(

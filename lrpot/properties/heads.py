@@ -82,8 +82,8 @@ class SharedHead(nn.Module):
 class ExpertsHead(nn.Module):
     """Each target mixes the `top` experts that its own router ranks highest for a crystal.
 
-    The published order softmaxes all logits first and keeps the largest of those (`published=True`); here the largest
-    logits are kept and softmaxed, so that gates add up to one.
+    The largest logits are kept and softmaxed, so that gates add up to one. The printed order (`published=True`)
+    softmaxes all logits and keeps the largest of those, which then add up to less.
     """
 
     def __init__(
@@ -138,7 +138,6 @@ class ExpertsHead(nn.Module):
         taken = logits.topk(self.top, dim=2)
         if self.published:
             kept = torch.softmax(logits, dim=2).gather(2, taken.indices)
-            kept = kept / kept.sum(dim=2, keepdim=True)
         else:
             kept = torch.softmax(taken.values, dim=2)
         gates = torch.zeros_like(logits).scatter(2, taken.indices, kept)

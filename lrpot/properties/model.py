@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from lrpot.errors import ConfigError, DataError
+from lrpot.properties.features import atom_counts
 from lrpot.properties.heads import HeadOutput
 from lrpot.properties.targets import Target
 from lrpot.properties.waves import check_waves
-from lrpot.structure import batch_index
 
 # Spreads smaller than this, relative to the values, are rounding.
 ROUNDING = 1e-12
@@ -102,7 +102,7 @@ class PropertyModel(nn.Module):
         extensive = [target.extensive for target in self.targets]
         if not any(extensive):
             return found
-        over = torch.where(torch.tensor(extensive, device=found.values.device), n_atoms(batch)[:, None], 1)
+        over = torch.where(torch.tensor(extensive, device=found.values.device), atom_counts(batch)[:, None], 1)
         return found._replace(values=found.values / over)
 
     def learned(self, values: Tensor, batch: Data) -> Tensor:
@@ -110,7 +110,7 @@ class PropertyModel(nn.Module):
         columns = []
         for target, column in zip(self.targets, values.unbind(dim=1), strict=True):
             if target.extensive:
-                column = column / n_atoms(batch)
+                column = column / atom_counts(batch)
             columns.append(column.log() if target.log else column)
         return (torch.stack(columns, dim=1) - self.centre) / self.scale
 
@@ -124,7 +124,7 @@ class PropertyModel(nn.Module):
                 column = column.sigmoid()
             elif target.log:
                 column = column.exp()
-            columns.append(column * n_atoms(batch) if target.extensive else column)
+            columns.append(column * atom_counts(batch) if target.extensive else column)
         return torch.stack(columns, dim=1)
 
     def predict(self, batch: Data) -> PropertyOutput:
@@ -239,8 +239,3 @@ class PropertyEnsemble(nn.Module):
         gates = [output.gates for output in outputs if output.gates is not None]
         mean = torch.stack(gates).mean(dim=0) if len(gates) == len(outputs) else None
         return PropertyOutput(values.mean(dim=0), factors * values.std(dim=0), mean)
-
-
-def n_atoms(batch: Data) -> Tensor:
-    """(G,) numbers of atoms."""
-    return torch.bincount(batch_index(batch), minlength=batch.cell.shape[0])

@@ -12,7 +12,7 @@ from ase.data import chemical_symbols
 
 from lrpot.data.readers import Row, stream_rows, to_structure
 from lrpot.data.tables import name_of
-from lrpot.errors import LrpotError, StructureError, UnknownElementError
+from lrpot.errors import DataError, LrpotError
 from lrpot.files import atomic_path, write_csv
 from lrpot.properties.evaluation import evaluate_properties
 from lrpot.properties.model import PropertyEnsemble, PropertyModel
@@ -72,12 +72,12 @@ def predict_properties(
         skip_bad: told about each crystal that cannot be used, which is then left out; None makes it an error.
         progress: called with the number of crystals done.
     Raises:
-        DataError, StructureError, UnknownElementError: name the file, the row and what is wrong with it.
+        DataError, StructureError: name the file, the row and what is wrong with it.
     """
     rows: list[Row] = []
     found = evaluate_properties(model, _structures(model, files_of(files), rows, skip_bad), progress=progress)
     if not rows:
-        raise LrpotError("no crystal could be used; see the reasons above")
+        raise DataError("no crystal could be used; see the reasons above")
     known = set(model.elements)
     unknown = [tuple(chemical_symbols[z] for z in sorted(set(row.atoms.numbers.tolist()) - known)) for row in rows]
     return PropertyPredictions(rows, model.targets, found.predicted, found.uncertainty, unknown)
@@ -94,7 +94,7 @@ def files_of(files: str | Path | Sequence[str | Path]) -> list[Path]:
     """Files, and those of crystals in the place of each folder, by name; without the tables of their properties.
 
     Raises:
-        LrpotError: a folder without crystals.
+        DataError: a folder without crystals.
     """
     found = []
     for path in [Path(files)] if isinstance(files, (str, Path)) else map(Path, files):
@@ -103,7 +103,7 @@ def files_of(files: str | Path | Sequence[str | Path]) -> list[Path]:
             continue
         inside = [f for f in sorted(path.iterdir()) if f.suffix.lower() in ENDINGS or f.name.startswith("POSCAR")]
         if not inside:
-            raise LrpotError(f"{path}: holds no files of crystals ({', '.join(ENDINGS)}); name the files themselves")
+            raise DataError(f"{path}: holds no files of crystals ({', '.join(ENDINGS)}); name the files themselves")
         found += inside
     return found
 
@@ -122,8 +122,7 @@ def _structures(
                     structure = to_structure(row.atoms, model.cutoff, shells=model.shells, labels=False)
                     model.check(structure)
                 except LrpotError as error:
-                    kind = type(error) if isinstance(error, (StructureError, UnknownElementError)) else LrpotError
-                    told = kind(f"{row}: {error}")
+                    told = type(error)(f"{row}: {error}")
                     if skip_bad is None:
                         raise told from error
                     skip_bad(str(told))

@@ -10,6 +10,7 @@ statistics: De Breuck et al., npj Comput. Mater. 7, 83 (2021). The choice here i
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from itertools import pairwise
 
 import numpy as np
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from lrpot.properties.elements import element_quantities
-from lrpot.properties.features import CrystalFeatures, mean_over_atoms
+from lrpot.properties.features import CrystalFeatures, atom_counts, mean_over_atoms
+from lrpot.properties.waves import volume
 from lrpot.structure import Structure, batch_index, edge_vectors
 
 # A, within which neighbours are counted with weights that fall to zero there, smoothly.
@@ -71,9 +73,11 @@ class Statistics(nn.Module):
 
     def forward(self, batch: Data) -> CrystalFeatures:
         """Features (G, `features`) of the crystals, of a batch with all edges up to 10 A."""
-        inputs = batch.statistics if "statistics" in batch else self.statistics(batch)
-        scaled = ((inputs - self.centre) / self.spread).clamp(-_FARTHEST, _FARTHEST)
+        scaled = ((self._inputs(batch) - self.centre) / self.spread).clamp(-_FARTHEST, _FARTHEST)
         return CrystalFeatures(self.network(scaled.to(self.centre.dtype)), None)
+
+    def _inputs(self, batch: Data) -> Tensor:
+        return batch.statistics if "statistics" in batch else self.statistics(batch)
 
     def prepared(self, structure: Structure) -> dict[str, Tensor]:
         """`statistics` (1, n_inputs), which depend on a crystal alone, for `Graphs.attach`; `forward` finds the same
@@ -84,8 +88,9 @@ class Statistics(nn.Module):
         """Bytes that it brings, of crystals of so many atoms (n,)."""
         return 8 * self.n_inputs * len(atoms)
 
-    def standardise(self, statistics: Tensor) -> None:
-        """Set mean and spread of the inputs from those of the training set, (n, n_inputs)."""
+    def standardise(self, structures: Iterable[Structure]) -> None:
+        """Set mean and spread of the inputs from the training set."""
+        statistics = torch.cat([self._inputs(structure) for structure in structures])
         self.centre.copy_(statistics.mean(dim=0))
         spread = statistics.std(dim=0, correction=0)
         # what is the same everywhere says nothing, and must not be divided by its rounding
@@ -102,13 +107,10 @@ class Statistics(nn.Module):
 
     def _packing(self, batch: Data) -> Tensor:
         """(G, 2): logarithms of the volume per atom, A^3, and of its share in spheres of covalent radius."""
-        index, n = batch_index(batch), len(batch.cell)
-        counts = torch.bincount(index, minlength=n).to(torch.float64)
-        volume = torch.linalg.det(batch.cell).abs()
-        volume = torch.where(batch.pbc.all(dim=1), volume, _NO_CELL * counts)
+        per_atom = torch.where(batch.pbc.all(dim=1), volume(batch) / atom_counts(batch), _NO_CELL)
         radii = self.quantities[batch.numbers, 3].to(torch.float64) / 100.0
-        filled = volume.new_zeros(n).index_add(0, index, 4.0 / 3.0 * math.pi * radii**3)
-        return torch.stack([(volume / counts).log(), (filled / volume).log()], dim=1)
+        spheres = mean_over_atoms((4.0 / 3.0 * math.pi * radii**3)[:, None], batch)[:, 0]
+        return torch.stack([per_atom.log(), (spheres / per_atom).log()], dim=1)
 
 
 def _extreme(values: Tensor, batch: Data, which: str) -> Tensor:

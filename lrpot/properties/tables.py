@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from lrpot.errors import DataError
-from lrpot.files import write_text
+from lrpot.files import write_csv
 from lrpot.properties.evaluation import PropertyEvaluation
 from lrpot.properties.targets import Target
 
@@ -35,13 +34,14 @@ def errors_table(found: PropertyEvaluation) -> tuple[list[str], list[list[str]]]
     return ["target", "crystals", *(_TITLES[kind] for kind in kinds)], lines
 
 
-def predictions_csv(
+def save_predictions(
     found: PropertyEvaluation,
     rows: Sequence[int],
     names: Sequence[str],
+    path: Path,
     more: Mapping[str, Sequence[object]] | None = None,
-) -> str:
-    """CSV of row, id, n_atoms, and of each target its label, its prediction and, of an ensemble, its uncertainty.
+) -> Path:
+    """Write CSV of row, id, n_atoms, and of each target its label, its prediction and, of an ensemble, its uncertainty.
 
     Args:
         rows, names: (n,) of the crystals; "" for no name. more: further columns (n,), which come after n_atoms.
@@ -51,9 +51,7 @@ def predictions_csv(
     for target in found.targets:
         header += [target.name, f"{target.name}_predicted"]
         header += [f"{target.name}_uncertainty"] if found.uncertainty is not None else []
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(header)
+    lines = []
     for place, (row, name) in enumerate(zip(rows, names, strict=True)):
         line = [str(row), name, str(found.atoms[place]), *(str(values[place]) for values in more.values())]
         for column in range(len(found.targets)):
@@ -62,18 +60,13 @@ def predictions_csv(
             line.append(f"{found.predicted[place, column]:.10g}")
             if found.uncertainty is not None:
                 line.append(f"{found.uncertainty[place, column]:.4g}")
-        writer.writerow(line)
-    return text.getvalue()
-
-
-def save_predictions(found: PropertyEvaluation, rows: Sequence[int], names: Sequence[str], path: Path) -> Path:
-    """Write `predictions_csv`."""
-    write_text(path, predictions_csv(found, rows, names))
+        lines.append(line)
+    write_csv(path, header, lines)
     return path
 
 
 def read_predictions(path: Path, targets: Sequence[Target]) -> tuple[PropertyEvaluation, list[int], list[str]]:
-    """What `predictions_csv` wrote: predictions beside labels, rows and names.
+    """What `save_predictions` wrote: predictions beside labels, rows and names.
 
     Raises:
         DataError: no such file, or no such table.

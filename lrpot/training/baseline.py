@@ -126,20 +126,27 @@ def add_offsets(model: Potential, fractions: Tensor, energies: Tensor) -> Tensor
     return added
 
 
-def relative_step(structures: Sequence[Structure], long_range: Iterable[Tensor], processes: Processes = ALONE) -> float:
-    """How small a relative change of the charges matters: residual forces over long-range forces, at most 1.
+def relative_step(model: Potential, structures: Sequence[Structure], processes: Processes = ALONE) -> float:
+    """How small a relative change of the charges matters: residual forces over long-range forces, at most 1. Where no
+    structure has forces, the same of energies per atom about their means.
 
     Adam changes every parameter by about its learning rate, however small its gradient; charges that are already
     right to six digits would be thrown off by the learning rate of a network.
 
     Args:
         structures: with `known_*` holding everything that the model predicts.
-        long_range: (N, 3), eV/A, the long-range forces of each structure; every process gives some of them.
+        processes: each predicts a part of them.
     """
-    residual = _rms(_residuals(structures, "forces"))
+    own = processes.part(len(structures))
+    forces, energies = _MeanSquare(), [torch.zeros(0, dtype=torch.float64)]
+    for group, output in predict_structures(model, (structures[n] for n in own), parts={"long"}):
+        forces.add(output["forces"])
+        sizes = torch.tensor([s.num_nodes for s in group], dtype=torch.float64)
+        energies.append(output["energy"].double().cpu() / sizes)
+    residual, size = _rms(_residuals(structures, "forces")), forces.root(processes)
     if residual is None:
-        return 1.0
-    size = _rms(long_range, processes)
+        left = _residual_energies(structures)
+        residual, size = float(left.std(correction=0)), _spread(torch.cat(energies), processes)
     return min(1.0, residual / size) if size else 1.0
 
 
@@ -206,6 +213,14 @@ def _residual_energies(structures: Sequence[Structure]) -> Tensor:
 def _residuals(structures: Sequence[Structure], label: str) -> Iterator[Tensor]:
     """label - known of each structure that has the label, one at a time: together they may not fit into memory."""
     return (s[label] - s[f"known_{label}"] for s in structures if label in s)
+
+
+def _spread(values: Tensor, processes: Processes) -> float:
+    """Standard deviation over the numbers (n,) of all processes."""
+    sums = torch.tensor([len(values), float(values.sum())], dtype=torch.float64)
+    count, total = processes.add(sums).tolist()
+    squares = processes.add(((values.double() - total / count) ** 2).sum().view(1))
+    return math.sqrt(float(squares) / count)
 
 
 def _rms(values: Iterable[Tensor], processes: Processes = ALONE) -> float | None:

@@ -19,12 +19,12 @@ from lrpot.errors import ConfigError, DataError, Interrupted
 from lrpot.files import run_directory, write_text
 from lrpot.properties.evaluation import PropertyEvaluation
 from lrpot.properties.leaderboards.matbench import official_folds
-from lrpot.properties.tables import predictions_csv, read_predictions
+from lrpot.properties.tables import read_predictions, save_predictions
 from lrpot.properties.targets import Target, targets_from
 from lrpot.training.dataset import read_data
 from lrpot.training.fit import CONFIG, fit
 from lrpot.training.record import recorded
-from lrpot.training.split import check_unchanged, fold_groups, groups_of, write_split
+from lrpot.training.split import check_unchanged, fold_groups, fold_split, groups_of, write_split
 from lrpot.training.target_names import with_targets
 
 # In the directory of a cross-validation: predictions of all folds; what there is to say of them.
@@ -105,7 +105,8 @@ def cross_validate(
         tests = [rows[np.isin(groups, own)] for own in fold_groups(groups, folds, seed)]
     else:
         tests = _given_folds(Path(fold_file), rows)
-    splits = [_split(rows, groups, test, resolved.data.valid_fraction, seed) for test in tests]
+    fraction = resolved.data.valid_fraction
+    splits = [fold_split(rows, groups, np.isin(rows, test), fraction, seed) for test in tests]
     with run_directory(out, resume=resume, overwrite=overwrite):
         _same_settings(out, resolved)
         _same_folds(out, splits, loaded.record["files"])
@@ -113,8 +114,8 @@ def cross_validate(
         with recorded(out, about, device=resolved.training.device, warn=console.warn):
             done = [_fold(out, number, split, resolved, console) for number, split in enumerate(splits, 1)]
         found = _joined(targets_from(resolved.properties), done)
-        text = predictions_csv(found.whole, found.rows.tolist(), found.names, {"fold": found.fold.tolist()})
-        write_text(out / PREDICTIONS, text)
+        more = {"fold": found.fold.tolist()}
+        save_predictions(found.whole, found.rows.tolist(), found.names, out / PREDICTIONS, more)
         write_text(out / RESULTS, json.dumps(_record(found), indent=1))
     return found
 
@@ -195,25 +196,6 @@ def _given_folds(path: Path, rows: np.ndarray) -> list[np.ndarray]:
     if unknown:
         raise DataError(f"{path}: row {unknown[0]} is not in the data ({len(rows)} rows can be used); correct the list")
     return [np.array(sorted(fold)) for fold in lists[0]]
-
-
-def _split(
-    rows: np.ndarray, groups: np.ndarray, test: np.ndarray, valid_fraction: float, seed: int
-) -> dict[str, list[int]]:
-    """Rows by part: of groups that are in the test none is in another part."""
-    tested = np.isin(rows, test)
-    free = ~np.isin(groups, groups[tested])
-    kinds = np.unique(groups[free])
-    if not len(kinds):
-        raise DataError("a fold leaves no row to train on; choose more folds")
-    order = np.random.default_rng(seed).permutation(kinds)
-    sizes = np.array([(groups == kind).sum() for kind in order])
-    wanted = max(1, round(valid_fraction * len(rows)))
-    held = order[: 1 + int(np.searchsorted(np.cumsum(sizes), wanted))]
-    valid = free & np.isin(groups, held)
-    if not (free & ~valid).any():
-        raise DataError("a fold leaves no row to train on; add rows, or choose more folds")
-    return {"train": rows[free & ~valid].tolist(), "valid": rows[valid].tolist(), "test": rows[tested].tolist()}
 
 
 def _same_settings(out: Path, config: FitConfig) -> None:

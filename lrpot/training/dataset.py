@@ -24,7 +24,7 @@ from lrpot.data.sources import expand, named
 from lrpot.errors import DataError, LrpotError, UnlabelledError
 from lrpot.kspace.boundary import boundary_of
 from lrpot.kspace.lattice import MAX_KVECTORS
-from lrpot.properties.build import reach_of
+from lrpot.properties.build import Reach, reach_of
 from lrpot.properties.targets import check_values, targets_from
 from lrpot.properties.waves import check_waves
 from lrpot.structure import CHARGE_LABELS, LABELS, Structure
@@ -89,7 +89,8 @@ def read_data(config: FitConfig, console: Console, *, stored: Path | None = None
     """
     data = config.data
     sources = {part: source for part in PARTS if (source := getattr(data, part))}
-    settings = graph_settings(config)
+    reach = reach_of(config.properties.encoder) if config.task == "property" else None
+    settings = graph_settings(config, reach)
     loaded = {
         part: [
             load_graphs(path, settings, cache=data.cache, jobs=data.jobs, console=console) for path in expand(source)
@@ -109,7 +110,7 @@ def read_data(config: FitConfig, console: Console, *, stored: Path | None = None
     for file in itertools.chain(*loaded.values()):
         _tell_unlabelled(file, config.properties.targets, console)
     skip = console.warn if data.skip_bad_rows else None
-    both = _usable(config, loaded["train"], skip)
+    both = _usable(config, reach, loaded["train"], skip)
     if stored is not None:
         places = stored_split(stored, both.rows)
     else:
@@ -129,7 +130,7 @@ def read_data(config: FitConfig, console: Console, *, stored: Path | None = None
                 "that label to the file, or set the weight to 0"
             )
     allowed = None if of_properties else elements
-    parts |= {part: _usable(config, loaded[part], skip, allowed) for part in sources if part != "train"}
+    parts |= {part: _usable(config, reach, loaded[part], skip, allowed) for part in sources if part != "train"}
     if of_properties:
         _tell_new_elements(parts, elements, console)
         _tell_leaks(parts, console)
@@ -143,10 +144,13 @@ def read_data(config: FitConfig, console: Console, *, stored: Path | None = None
     return FitData(**parts, elements=elements, record=record)
 
 
-def graph_settings(config: FitConfig) -> GraphSettings:
-    """What the structures of a fit must have, and which edges."""
-    if config.task == "property":
-        reach = reach_of(config.properties.encoder)
+def graph_settings(config: FitConfig, reach: Reach | None) -> GraphSettings:
+    """What the structures of a fit must have, and which edges.
+
+    Args:
+        reach: of the encoder; None for potentials.
+    """
+    if reach is not None:
         return GraphSettings(
             reach.cutoff,
             shells=reach.shells,
@@ -174,6 +178,7 @@ def check_boundary(structure: Structure) -> None:
 
 def _usable(
     config: FitConfig,
+    reach: Reach | None,
     files: Sequence[GraphFile],
     skip: Callable[[str], None] | None,
     elements: Sequence[int] | None = None,
@@ -184,7 +189,7 @@ def _usable(
     targets = targets_from(config.properties)
     # what any value of these targets may be is looked at row by row
     delicate = ["targets"] if any(target.classification or target.log for target in targets) else []
-    wave_cutoff = reach_of(config.properties.encoder).wave_cutoff if config.task == "property" else None
+    wave_cutoff = None if reach is None else reach.wave_cutoff
     for file in files:
         bad = [(row, error) for row, error in file.bad if not isinstance(error, UnlabelledError)]
         good = np.ones(len(file.records), dtype=bool)
@@ -196,7 +201,7 @@ def _usable(
             try:
                 check_elements(structure.numbers.numpy(), elements)
                 check_supervision(config, structure)
-                if config.task == "property":
+                if reach is not None:
                     check_values(targets, structure.targets[0])
                 if wave_cutoff is not None:
                     check_waves(structure, wave_cutoff)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from lrpot.files import run_directory, write_text
 from lrpot.model_file import check_device, load, save
 from lrpot.potential import Potential
 from lrpot.properties.build import build_property_model
+from lrpot.shipped import find_model
 from lrpot.training.batches import check_sizes
 from lrpot.training.dataset import FitData, read_data
 from lrpot.training.ensemble import fit_ensemble, join_potentials
@@ -165,7 +167,10 @@ def _fit(
     if training.finetune.model is not None:
         begin = load(out / START if resume else training.finetune.model)
         if not resume:
-            about["from"] = {"model": training.finetune.model, "sha256": content_hash(Path(training.finetune.model))}
+            about["from"] = {
+                "model": training.finetune.model,
+                "sha256": content_hash(find_model(training.finetune.model)),
+            }
     data = _read(out, config, console, begin, resume=resume)
     about["files"] = data.record["files"]
     processes.wait()  # all have read what there is before the first changes it
@@ -221,10 +226,13 @@ def _read(out: Path, config: FitConfig, console: Console, begin: Potential | Non
     for part in (data.train, data.valid):
         check_sizes(part, config.training)
     if config.task == "property":
-        # warns of forms that are not functions of the crystal, and tells targets that cannot be learned
-        of_properties = build_property_model(config.properties, data.elements)
+        with warnings.catch_warnings(record=True) as told:  # of forms that are not functions of the crystal
+            warnings.simplefilter("always")
+            of_properties = build_property_model(config.properties, data.elements)
+        for warning in told:
+            console.warn(str(warning.message))
         if not resume:
-            set_scales(of_properties, data)
+            set_scales(of_properties, data)  # tells targets that cannot be learned
         return data
     model = build_potential(config.model, data.elements)  # tells a clash of settings
     if config.training.precision == "bf16":

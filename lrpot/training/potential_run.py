@@ -11,7 +11,7 @@ import torch
 from lrpot.build import build_potential
 from lrpot.charges.start import starting_charges
 from lrpot.config import TrainingConfig
-from lrpot.evaluation import Evaluation, evaluate_structures, predict_structures
+from lrpot.evaluation import Evaluation, evaluate_structures
 from lrpot.files import write_text
 from lrpot.kspace import CoulombComplement
 from lrpot.model_file import load, save
@@ -134,9 +134,7 @@ class PotentialRun(Run[Potential]):
         if training.lr_long != "auto":
             lr_long = training.lr_long
         elif "long" in stage.trained:
-            own = data.select(processes.part(len(data)))
-            long_range = (output["forces"].cpu() for _, output in predict_structures(model, own, parts={"long"}))
-            lr_long = training.lr * relative_step(data, long_range, processes)
+            lr_long = training.lr * relative_step(model, data, processes)
         for part in (data, self.data.valid):
             store_known(model, part, stage.frozen, processes)
         return scales, lr_long

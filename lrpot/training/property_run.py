@@ -16,7 +16,6 @@ from lrpot.model_file import save
 from lrpot.properties.build import build_property_model
 from lrpot.properties.evaluation import errors_text, evaluate_properties
 from lrpot.properties.model import PropertyModel
-from lrpot.properties.statistics import Statistics
 from lrpot.properties.tables import errors_table, save_predictions
 from lrpot.properties.targets import Target, targets_from
 from lrpot.training.dataset import FitData
@@ -29,6 +28,8 @@ MOST_PREPARED = 8 * 2**30
 
 class PropertyRun(Run[PropertyModel]):
     """The fit of a property model."""
+
+    _prepared = False
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -43,9 +44,10 @@ class PropertyRun(Run[PropertyModel]):
         model = build_property_model(self.config.properties, self.data.elements)
         model.set_precision(getattr(torch, self.config.training.dtype))
         values = set_scales(model, self.data)
-        if isinstance(model.encoder, Statistics):
-            statistics = [model.encoder.statistics(structure) for structure in self.data.train]
-            model.encoder.standardise(torch.cat(statistics))
+        encoder: Any = model.encoder
+        if hasattr(encoder, "standardise"):
+            self._prepare(encoder)
+            encoder.standardise(self.data.train)
         for place, target in enumerate(model.targets):
             own = values[:, place]
             if not target.classification and bool(((own == 0) | (own == 1) | own.isnan()).all()):
@@ -58,15 +60,21 @@ class PropertyRun(Run[PropertyModel]):
         return model
 
     def module(self, model: PropertyModel, number: int) -> PropertyModule:
-        encoder: Any = model.encoder
+        self._prepare(model.encoder)
+        return PropertyModule(model, self.config.training.for_stage(number))
+
+    def _prepare(self, encoder: Any) -> None:
+        """Attach to the structures, once, what the encoder needs of them that does not change."""
         parts = (self.data.train, self.data.valid)
-        if hasattr(encoder, "prepared") and sum(encoder.prepared_size(part.atoms) for part in parts) <= MOST_PREPARED:
+        if self._prepared or not hasattr(encoder, "prepared"):
+            return
+        self._prepared = True
+        if sum(encoder.prepared_size(part.atoms) for part in parts) <= MOST_PREPARED:
             encoder.cpu()
             with torch.no_grad():
                 for part in parts:
                     part.attach(encoder.prepared(structure) for structure in part)
             encoder.to(self.device)
-        return PropertyModule(model, self.config.training.for_stage(number))
 
     def results(self, model: PropertyModel) -> dict[str, Any]:
         return {"validation": evaluate_properties(model, self.data.valid).errors()}

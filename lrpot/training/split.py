@@ -105,6 +105,30 @@ def fold_groups(groups: np.ndarray, folds: int, seed: int) -> list[np.ndarray]:
     return [kinds[_fold(order, counts, folds, fold)] for fold in range(folds)]
 
 
+def fold_split(
+    rows: np.ndarray, groups: np.ndarray, tested: np.ndarray, valid_fraction: float, seed: int
+) -> dict[str, list[int]]:
+    """Rows by part, of a fold that tests some: of groups that are in the test none is in another part.
+
+    Args:
+        rows, groups: (n,) number and group of each row. tested: (n,) bool. valid_fraction: of all rows.
+    Raises:
+        DataError: nothing is left to train on.
+    """
+    free = np.flatnonzero(~np.isin(groups, groups[tested]))
+    kinds, of_row, sizes = np.unique(groups[free], return_inverse=True, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(kinds))
+    held, _ = _draw(order, sizes, max(1, round(valid_fraction * len(rows))))
+    valid = np.isin(of_row, held)
+    if len(kinds) < 2 or valid.all() or not valid.any():
+        raise DataError("a fold leaves too few rows to train on and to validate; choose more folds, or add rows")
+    return {
+        "train": rows[free[~valid]].tolist(),
+        "valid": rows[free[valid]].tolist(),
+        "test": rows[tested].tolist(),
+    }
+
+
 def write_split(rows: Mapping[str, Sequence[int]], files: Sequence[Mapping[str, Any]]) -> str:
     """The text of split.json: rows by part, and the files with their hashes."""
     return json.dumps({**rows, "files": files})

@@ -46,6 +46,9 @@ def plan(config: FitConfig) -> list[Stage]:
         return _from_a_model(config)
     if config.model.kernel.form == "none":
         return [Stage("real space", short, baseline=True)]
+    alone = Stage("reciprocal space, network still zero", long, short, baseline=True, charged=True, surroundings=False)
+    if config.schedule == "long-range-only":
+        return [alone]
     both = Stage("both", short | long)
     if config.training.stages == 1:
         return [Stage("all at once", short | long, baseline=True, charged=True)]
@@ -64,7 +67,7 @@ def plan(config: FitConfig) -> list[Stage]:
             both,
         ]
     return [
-        Stage("reciprocal space, network still zero", long, short, baseline=True, charged=True, surroundings=False),
+        alone,
         Stage("real space, long range frozen", short, frozen=long, baseline=True),
         both,
     ]

@@ -20,7 +20,7 @@ from lrpot.errors import LrpotError, OutputError
 ROWS = 60
 SETTINGS = {"n": ROWS, "supercell": 2, "seed": 3}
 MANY = 100 * ROWS  # for builds that must not end before they are stopped
-PATIENCE = 20.0  # s, for a process to start or to end
+PATIENCE = 120.0  # s, for a process to start or to end on a machine that does other things too
 LINES = 2 + 16  # of a row
 
 

@@ -236,9 +236,18 @@ def test_a_value_in_the_place_of_a_section() -> None:
         make_config({"training": 5}, {"training.lr": 1e-3})
 
 
-def test_sections_that_contradict_each_other() -> None:
-    with pytest.raises(ConfigError, match=r"kernel\.form is none; choose coulomb"):
-        make_config(None, {"training.schedule": "physics-first", "model.kernel.form": "none"})
+@pytest.mark.parametrize("schedule", ["physics-first", "long-range-only"])
+def test_sections_that_contradict_each_other(schedule: str) -> None:
+    with pytest.raises(ConfigError, match=rf"schedule {schedule} needs .*kernel\.form is none; choose coulomb"):
+        make_config(None, {"training.schedule": schedule, "model.kernel.form": "none"})
+
+
+def test_the_long_range_alone_has_one_stage_and_no_start() -> None:
+    alone = {"training.schedule": "long-range-only"}
+    with pytest.raises(ConfigError, match=r"stage 2, but with schedule long-range-only there is one stage"):
+        make_config(None, alone | {"training.per_stage": {2: {"lr": 1e-3}}})
+    with pytest.raises(ConfigError, match=r"fits no network, but .* has one; choose auto"):
+        make_config(None, alone | {"training.finetune.model": "model.pt"})
 
 
 @pytest.mark.parametrize(("form", "schedule"), [("coulomb", "physical-start"), ("free", "published")])

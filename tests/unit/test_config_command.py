@@ -304,6 +304,7 @@ def test_a_file_that_is_right(tmp_path: Path) -> None:
         ),
         ({"model.charges.hidden": 8}, "model.charges.hidden: no effect, since model.charges.kind is embedding"),
         ({"training.stages": 1, "training.schedule": "published"}, "training.schedule: no effect, since"),
+        ({"training.stages": 1, "training.schedule": "long-range-only"}, "training.stages: no effect, since"),
         ({"data.test": "t.xyz", "data.test_fraction": 0.2}, "data.test_fraction: no effect, since data.test names"),
         ({"model.kernel.form": "none"}, None),
         ({"training.finetune.model": "m.pt", "training.finetune.layer_decay": 0.5}, None),

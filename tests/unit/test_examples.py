@@ -17,11 +17,13 @@ import torch
 from lrpot.build import build_potential
 from lrpot.config import make_config
 from lrpot.model_file import ModelInfo, save
+from lrpot.shipped import shipped_models
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "datasets" / "nacl" / "sample.extxyz"  # what the example takes where no file is named
 NEIGHBOURS = 2.82  # A, Na to Cl in the crystal that the MD scripts start from
 PEAK_TOLERANCE = 0.3  # A, of a peak that heat and 16 atoms make broad
+NO_MODEL = f"no such file; check the path, or give one that comes with lrpot: {', '.join(shipped_models())}"
 DRIFT_TOLERANCE = 1e-4  # eV/atom, between any two frames of 20 steps of 1 fs
 
 slow = pytest.mark.slow  # starts Python anew, which takes seconds
@@ -124,9 +126,9 @@ def test_your_own_backbone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("script", "file", "message"),
     [
-        ("calculators/ase/run.py", "nowhere.pt", "no such file; check the path"),
-        ("md/nacl_nve.py", "nowhere.pt", "no such file; check the path"),
-        ("md/nacl_nvt.py", "nowhere.pt", "no such file; check the path"),
+        ("calculators/ase/run.py", "nowhere.pt", NO_MODEL),
+        ("md/nacl_nve.py", "nowhere.pt", NO_MODEL),
+        ("md/nacl_nvt.py", "nowhere.pt", NO_MODEL),
         ("examples/02_fit_your_own_data.py", "empty.extxyz", "is empty; nothing to read"),
         ("examples/03_your_own_backbone.py", "empty.extxyz", "is empty; nothing to read"),
     ],

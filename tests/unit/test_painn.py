@@ -7,12 +7,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from ase.build import bulk
 from torch import Tensor, nn
 from torch.autograd import grad
 from torch_geometric.data import Data
 
 from lrpot.backbones import AtomFeatures, PaiNN
 from lrpot.backbones.messages import positions_only
+from lrpot.data.readers import to_structure
 from lrpot.errors import ConfigError
 from lrpot.structure import Structure, collate, edge_vectors
 
@@ -199,6 +201,25 @@ def test_a_copy_has_tables_of_its_own(batch: Structure) -> None:
     assert torch.equal(features_of(model, batch).scalar, before)
 
 
+# --- perfect crystals
+
+
+@pytest.mark.parametrize(("epsilon", "smooth"), [(0.01, True), (1e-8, False)])
+def test_epsilon_rounds_the_cusp_at_the_sites_of_a_perfect_crystal(epsilon: float, smooth: bool) -> None:
+    """A second difference over its squared step stays the same; at a cusp it grows as the step shrinks."""
+    torch.manual_seed(0)
+    model = PaiNN(FEATURES, 1, RADIAL_BASIS, CUTOFF, epsilon=epsilon).double()
+    crystal = bulk("NaCl", "rocksalt", a=5.64) * (2, 2, 2)
+
+    def energy(x: float) -> float:
+        moved = crystal.copy()
+        moved.positions[0, 0] += x
+        return float(features_of(model, to_structure(moved, CUTOFF)).scalar.sum().detach())
+
+    small, large = ((energy(h) + energy(-h) - 2.0 * energy(0.0)) / h**2 for h in (2e-3, 8e-3))
+    assert (abs(small / large - 1.0) < 0.05) is smooth
+
+
 # --- settings
 
 
@@ -209,6 +230,7 @@ def test_a_copy_has_tables_of_its_own(batch: Structure) -> None:
         ({"interactions": 0}, "interactions is too small"),
         ({"radial_basis": 1}, "radial_basis is too small"),
         ({"cutoff_function": "sharp"}, "cutoff_function = 'sharp'; choose smooth or cosine"),
+        ({"epsilon": 0.0}, r"epsilon = 0: .* raise it"),
     ],
 )
 def test_impossible_settings_are_refused(settings: dict, message: str) -> None:

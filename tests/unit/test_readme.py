@@ -46,6 +46,9 @@ def test_numbers_are_those_of_the_benchmarks(monkeypatch: pytest.MonkeyPatch) ->
     scaling = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
     for table in tables.scaling_tables():
         assert table in scaling
+    models = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    for table in tables.model_tables():
+        assert table in models
     demo = tables.read("demo")
     assert f"{demo['md']['drift (eV/atom/ps)']:.0e} eV/atom/ps" in README
     assert f"{demo['seconds'] / 60:.0f} minutes" in README

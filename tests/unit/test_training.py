@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ase.io import write
 
 from lrpot import fit, load
-from lrpot.build import build_potential
+from lrpot.build import POOR_SUM, build_potential
 from lrpot.config import FitConfig, make_config
 from lrpot.data.readers import to_structure
 from lrpot.errors import ConfigError, DataError, TrainingError
@@ -44,6 +45,7 @@ def config(**settings: object) -> FitConfig:
         ({"training__schedule": "published"}, ["short", "long", "long+short"], ["", "short", ""]),
         ({"training__schedule": "physical-start"}, ["short", "long", "long+short"], ["long", "short", ""]),
         ({"training__schedule": "physics-first"}, ["long", "short", "long+short"], ["short", "long", ""]),
+        ({"training__schedule": "long-range-only"}, ["long"], ["short"]),
         ({"training__stages": 1}, ["long+short"], [""]),
         ({"model__kernel__form": "none"}, ["short"], [""]),
         ({"model__kernel__form": "free"}, ["short", "long", "long+short"], ["", "short", ""]),
@@ -92,10 +94,20 @@ def test_residual_scales_and_relative_step(structures: list[Structure]) -> None:
     forces = torch.cat([s.forces - s.known_forces for s in structures])
     assert scales["forces"] == pytest.approx(float((forces**2).mean().sqrt()), rel=1e-12)
     assert set(scales) == {"energy", "forces", "stress"}
-    long_range = [s.known_forces for s in structures]
-    expected = scales["forces"] / float((torch.cat(long_range) ** 2).mean().sqrt())
-    assert relative_step(structures, long_range) == pytest.approx(min(1.0, expected), rel=1e-12)
-    assert relative_step(structures, [1e-9 * f for f in long_range]) == 1.0
+    long_range = torch.cat([s.known_forces for s in structures])
+    expected = scales["forces"] / float((long_range**2).mean().sqrt())
+    assert expected < 1
+    assert relative_step(model, structures) == pytest.approx(expected, rel=1e-12)
+    without_forces = [s.clone() for s in structures]
+    for structure in without_forces:
+        del structure.forces
+    left, size = (
+        torch.stack([energy / s.num_nodes for s, energy in zip(structures, energies, strict=True)]).std(correction=0)
+        for energies in ([s.energy - s.known_energy for s in structures], [s.known_energy for s in structures])
+    )
+    assert relative_step(model, without_forces) == pytest.approx(float(left / size), rel=1e-9)
+    model.long.charges.set_values({11: 1e-5, 17: -1e-5})
+    assert relative_step(model, structures) == 1.0
 
 
 def test_stage_trains_only_its_part() -> None:
@@ -223,6 +235,21 @@ def test_model_after_each_stage_is_whole(data: Path, tmp_path: Path, schedule: s
     assert (charges["Na"] == 0.0) == (schedule == "published")
 
 
+def test_the_long_range_alone_leaves_the_network_zero(tmp_path: Path) -> None:
+    """As for energies that are a sum over wave vectors, without forces."""
+    rows = ionic_rows(8)
+    for atoms in rows:
+        del atoms.calc.results["forces"]
+    write(tmp_path / "rows.extxyz", rows)
+    alone = {"training.schedule": "long-range-only", "model.charges.init": {"Na": 0.6, "Cl": -0.6}}
+    result = fit(tmp_path / "rows.extxyz", out=tmp_path / "run", settings=SMALL | alone, verbose=False)
+    start, end = result.stages
+    assert end["charges"] != start["charges"]
+    assert end["validation"]["energy"]["mae"] < start["validation"]["energy"]["mae"]
+    output = result.model(to_structure(rows[0], 4.0), parts={"short"})
+    assert output["energy"].item() == 0.0
+
+
 def test_one_stage_and_other_kernels(data: Path, tmp_path: Path) -> None:
     for n, settings in enumerate(
         (
@@ -257,6 +284,26 @@ def test_clash_of_settings_is_told_before_the_directory_is_made(data: Path, tmp_
     with pytest.raises(ConfigError, match=r"leave out .* of the Coulomb sum"):
         fit(data, out=tmp_path / "run", settings=SMALL | {"model.kernel.k_cutoff": 2.0}, verbose=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_width_of_the_coulomb_kernel() -> None:
+    """Where it is given, both halves still make the Coulomb sum, or the cutoffs are said to be too short for it."""
+    structure = to_structure(ionic_rows(1)[0], 8.0)
+    energies = []
+    for sigma in ("auto", 1.5, 1.9):
+        model = build_potential(config(model__backbone__cutoff=8.0, model__kernel__sigma=sigma).model, [11, 17])
+        assert model.long is not None
+        model.long.charges.set_values({11: 1.0, 17: -1.0})
+        energies.append(model(structure, parts={"long"})["energy"].item())
+    assert energies[1:] == pytest.approx([energies[0]] * 2, rel=POOR_SUM)
+    assert energies[1] != energies[2]
+    for sigma, complement in ((0.1, "coulomb"), (2.0, "coulomb"), (0.1, "none")):
+        settings = config(model__kernel__sigma=sigma, model__kernel__complement=complement)
+        with pytest.raises(ConfigError, match=r"leaves out more than 1e-03 .*; choose \d\.\d+ .*, or auto"):
+            build_potential(settings.model, [11, 17])
+    wide = build_potential(config(model__kernel__sigma=2.0, model__kernel__complement="none").model, [11, 17])
+    assert wide.long is not None
+    assert wide.long.reciprocal.kernel.prior.sigma == 2.0  # type: ignore[union-attr]
 
 
 def test_charges_of_zero_are_warned_of(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from ase import Atoms
 from lrpot.model_file import save
 from tests.helpers_cli import listing, one_error_line, run_cli, save_model
 from tests.unit.properties import property_data
-from tests.unit.properties.property_data import SMALL, salts, small_model, write_table
+from tests.unit.properties.property_data import ENCODERS, SMALL, salts, small_model, write_table
 
 without_pictures = pytest.fixture(autouse=True)(property_data.no_pictures)
 
@@ -180,6 +180,20 @@ def test_every_format_is_fitted(write: Callable[[Path, Sequence[Atoms]], str], h
 
 
 # --- what is told
+
+
+@pytest.mark.filterwarnings("ignore:regnet. variant threewave")  # Python's warning, which a command does not show
+def test_forms_that_are_not_functions_of_the_crystal_are_told(
+    sound: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = {"variant": "threewave", **ENCODERS["regnet"]}
+    settings = [f"properties.encoder.{name}={value}" for name, value in small.items()]
+    words = ("--encoder", "regnet", "--target", "gap", "--out", "run", "--set", "training.max_epochs=1", *settings)
+    assert run_cli("fit", sound / "data" / "id_prop.csv", *words) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "threewave" in line]
+    assert len(told) == 1
+    assert told[0].startswith("warning: ")
+
 
 CASES: dict[str, tuple[str, ...]] = {
     "fit {data} --encoder cgcnn --target gpa": ("id_prop.csv: no row has gpa", "there are gap, bulk, metal"),

@@ -21,6 +21,7 @@ from lrpot.data.cache import load_graphs
 from lrpot.data.graphs import Graphs
 from lrpot.data.readers import to_structure
 from lrpot.errors import ConfigError, DataError, StructureError
+from lrpot.properties.build import reach_of
 from lrpot.structure import collate
 from lrpot.training.cross_validation import cross_validate
 from lrpot.training.dataset import graph_settings, read_data
@@ -259,7 +260,8 @@ def test_a_changed_cif_beside_a_table_is_noticed(tmp_path: Path) -> None:
     rows = salts()
     data = write_table(tmp_path / "data", rows)
     settings = {"task": "property", **SMALL, "data.train": str(data), "properties.targets": "gap"}
-    wanted, cache = graph_settings(make_config(None, settings)), str(tmp_path / "cache")
+    config = make_config(None, settings)
+    wanted, cache = graph_settings(config, reach_of(config.properties.encoder)), str(tmp_path / "cache")
     before = Graphs([load_graphs(data, wanted, cache=cache)])[0]
     run(data, tmp_path / "run")
     (tmp_path / "run" / "model.pt").unlink()

@@ -37,11 +37,13 @@ def experts(n: int = 6, top: int = 2, **settings: bool) -> ExpertsHead:
 
 @pytest.mark.parametrize("published", [False, True])
 def test_gates_keep_the_best_and_add_up_to_one(published: bool) -> None:
+    """But for the printed order, which drops what the softmax gave to the others."""
     head = experts(published=published).eval()
     graph_features = torch.randn(5, 8, dtype=torch.float64)
     gates, balance = head.gates(graph_features)
     assert gates.shape == (5, 3, 6)
-    assert torch.allclose(gates.sum(dim=2), torch.ones(5, 3, dtype=torch.float64))
+    sums = gates.sum(dim=2)
+    assert bool((sums < 1 - 1e-6).all()) if published else torch.allclose(sums, torch.ones_like(sums))
     assert bool(((gates > 0).sum(dim=2) == 2).all())
     logits = torch.einsum("gf,tfe->gte", graph_features, head.router)
     best = torch.zeros_like(gates, dtype=torch.bool).scatter(2, logits.topk(2, dim=2).indices, True)
