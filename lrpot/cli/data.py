@@ -86,6 +86,54 @@ def molten_salt(
     print(f"{out}: {n} rows of up to {8 * supercell**3} atoms{count.told()}")
 
 
+@app.command()
+def gan(
+    out: Out,
+    n: Number = 1660,
+    seed: Seed = 0,
+    calculator: Annotated[
+        str | None,
+        typer.Option(
+            "--calculator",
+            metavar="MODULE:FACTORY",
+            help="Another engine: FACTORY() gives an ASE calculator of energy (eV) and forces (eV/A); stress and "
+            "charges are written if it has them. MODULE must be importable (PYTHONPATH).",
+            show_default="GFN2-xTB by tblite",
+        ),
+    ] = None,
+    scale: Annotated[
+        float, typer.Option("--scale", help="Lattice constants of that engine over those of GFN2-xTB.")
+    ] = 1.0,
+    jobs: Jobs = 1,
+    overwrite: Overwrite = False,
+) -> None:
+    """GaN with point defects, strained and hot: energies (eV), forces (eV/A), stresses (eV/A^3), charges (e) by xTB.
+
+    Each structure takes seconds. An interrupted build goes on when the same command is given again. Structures that
+    the engine fails at are left out and recorded in OUT.failed.json.
+    """
+    from lrpot.console import Console
+    from lrpot.data.builders.gan import build_gan
+
+    with _counted(n) as count:
+        failed = build_gan(
+            out,
+            n=n,
+            seed=seed,
+            calculator=calculator,
+            scale=scale,
+            jobs=jobs,
+            overwrite=overwrite,
+            progress=count,
+        )
+    if failed:
+        row, why = next(iter(failed.items()))
+        Console().warn(
+            f"{len(failed)} of {n} rows failed and are left out (row {row}: {why.reason}); {out}.failed.json has all"
+        )
+    print(f"{out}: {n - len(failed)} rows{count.told()}")
+
+
 class _Count:
     """What is shown of a build while it goes on, and told of it at the end."""
 

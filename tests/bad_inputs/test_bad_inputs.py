@@ -177,6 +177,8 @@ REFUSALS = {
     "data nacl --out out/d.extxyz --n 0": ("n = 0", "at least 1 structure"),
     "data nacl --out out/d.extxyz --rattle 9": ("rattle = 9.0 A", "give 0 to 0.25 A"),
     "data nacl --out out/d.extxyz --seed -1": ("seed = -1", "give 0 or more"),
+    "data gan --out out/d.extxyz --scale 3": ("scale = 3.0: is no lattice of GaN", "give 0.8 to 1.25"),
+    "data gan --out out/d.extxyz --calculator emt": ("calculator = emt: gives no calculator", "give module:factory"),
     # --- places for results
     "predict {sound}/model.pt {sound}/crystals.extxyz --out out/p.json": ("out/p.json: unknown ending", "use .csv"),
     "predict {sound}/model.pt {sound}/crystals.extxyz --out {sound}/crystals.extxyz": ("also read", "choose another"),

@@ -29,7 +29,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.md.langevin import Langevin
 
 from lrpot.data.builders.extxyz import extxyz_text
-from lrpot.data.builders.rows import Progress, write_rows
+from lrpot.data.builders.rows import Progress, check_request, write_rows
 from lrpot.data.builders.tosi_fumi import CHARGES, TosiFumi
 from lrpot.errors import ConfigError
 
@@ -93,12 +93,7 @@ def build_molten_salt(
     """
     out = Path(out)
     recipe = Recipe(supercell=supercell, seed=seed)
-    if n < 1:
-        raise ConfigError(f"n = {n}: gives an empty data set; give at least 1 structure")
-    if jobs < 1:
-        raise ConfigError(f"jobs = {jobs}: nobody would do the work; give at least 1 process")
-    if out.suffix not in (".extxyz", ".xyz"):
-        raise ConfigError(f"out = {out}: the file is extended XYZ; let its name end in .extxyz or .xyz")
+    check_request(out, n=n, jobs=jobs)
     record = {
         "builder": "molten salt",
         **asdict(recipe),
@@ -107,7 +102,8 @@ def build_molten_salt(
         "ase": version("ase"),
     }
     make_row = partial(_row_text, recipe)
-    return write_rows(out, make_row, n=n, recipe=record, jobs=jobs, overwrite=overwrite, progress=progress)
+    write_rows(out, make_row, n=n, recipe=record, jobs=jobs, overwrite=overwrite, progress=progress)
+    return out
 
 
 def salt_structure(row: int, *, supercell: int = 2, seed: int = 0) -> Atoms:

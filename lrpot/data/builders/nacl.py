@@ -32,7 +32,7 @@ from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from lrpot.data.builders.extxyz import extxyz_text
-from lrpot.data.builders.rows import Progress, write_rows
+from lrpot.data.builders.rows import Progress, check_request, write_rows
 from lrpot.errors import ConfigError
 
 LATTICE_CONSTANT = 5.64  # A, cubic cell: the conventional experimental value at room temperature
@@ -107,12 +107,7 @@ def build_nacl(
     """
     out = Path(out)
     recipe = Recipe(supercell=supercell, rattle=float(rattle), seed=seed, defect=defect)
-    if n < 1:
-        raise ConfigError(f"n = {n}: gives an empty data set; give at least 1 structure")
-    if jobs < 1:
-        raise ConfigError(f"jobs = {jobs}: nobody would do the work; give at least 1 process")
-    if out.suffix not in (".extxyz", ".xyz"):
-        raise ConfigError(f"out = {out}: the file is extended XYZ; let its name end in .extxyz or .xyz")
+    check_request(out, n=n, jobs=jobs)
     record = {
         "builder": "nacl",
         **asdict(recipe),
@@ -124,7 +119,8 @@ def build_nacl(
         "pymatgen": version("pymatgen"),
     }
     make_row = partial(_row_text, recipe)
-    return write_rows(out, make_row, n=n, recipe=record, jobs=jobs, overwrite=overwrite, progress=progress)
+    write_rows(out, make_row, n=n, recipe=record, jobs=jobs, overwrite=overwrite, progress=progress)
+    return out
 
 
 def nacl_structure(row: int, *, supercell: int = 3, rattle: float = 0.1, seed: int = 0, defect: str = "none") -> Atoms:

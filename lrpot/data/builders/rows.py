@@ -1,7 +1,8 @@
 """Rows of an extended XYZ file: computed by several processes, written in order, continued if interrupted.
 
 While a build goes on, its rows stand in `<out>.partial` and its recipe in `<out>.partial.json`. Row i depends
-on the recipe and on i alone, so that the finished file is the same to the byte however it came about.
+on the recipe and on i alone, so that the finished file is the same to the byte however it came about. Rows that could
+not be computed are not in it; `<out>.failed.json` says which and why.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Container, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from lrpot.data.processes import quiet_children
-from lrpot.errors import Interrupted, LrpotError, OutputError
+from lrpot.errors import ConfigError, DataError, Interrupted, LrpotError, OutputError
 from lrpot.files import check_writable, write_text
 
 Progress = Callable[[int, int], None]
@@ -28,31 +30,60 @@ Progress = Callable[[int, int], None]
 # Rows between two fsync: what a power cut can cost.
 SYNC_EVERY = 16
 
+# A build whose first rows all fail will not get better.
+HOPELESS = 10
+
+
+@dataclass(frozen=True)
+class FailedRow:
+    """A row that could not be computed: why, in one line, and what it was to be, in types of JSON."""
+
+    reason: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def check_request(out: Path, *, n: int, jobs: int) -> None:
+    """Refuse what no recipe can be asked for.
+
+    Raises:
+        ConfigError: it is impossible; nothing has been written.
+    """
+    if n < 1:
+        raise ConfigError(f"n = {n}: gives an empty data set; give at least 1 structure")
+    if jobs < 1:
+        raise ConfigError(f"jobs = {jobs}: nobody would do the work; give at least 1 process")
+    if out.suffix not in (".extxyz", ".xyz"):
+        raise ConfigError(f"out = {out}: the file is extended XYZ; let its name end in .extxyz or .xyz")
+
 
 def write_rows(
     out: Path,
-    make_row: Callable[[int], str],
+    make_row: Callable[[int], str | FailedRow],
     *,
     n: int,
     recipe: Mapping[str, Any],
     jobs: int = 1,
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> Path:
+) -> dict[int, FailedRow]:
     """Write rows 0 ... n-1 to `out`, going on with `<out>.partial` if an earlier call left one.
 
     The processes are spawned, also for one job: a script must call this below `if __name__ == "__main__":`.
 
     Args:
-        make_row: text of row i in extended XYZ with `row=i` in its comment line; must be picklable.
+        make_row: text of row i in extended XYZ with `row=i` in its comment line, or why there is none; must be
+            picklable.
         recipe: all that decides a row, in types of JSON; rows of another recipe are not continued.
         jobs: number of processes.
         overwrite: replace `out` if it is there; it stays until the new file is whole.
         progress: called with (rows done, n) before the first row and after each.
+    Returns:
+        The rows that failed.
 
     Raises:
         OutputError: `out` exists, cannot be written or is being built by another process, `<out>.partial`
             belongs to another recipe, or the disk is full. Rows that are done are kept, here and below.
+        DataError: the first rows failed, all of them.
         Interrupted: Ctrl-C.
         LrpotError: a process died.
     """
@@ -64,22 +95,30 @@ def write_rows(
     done = 0
     try:
         with _locked(partial) as file:
-            _check_recipe(file, partial, sidecar, dict(recipe))
-            done, length = _complete_rows(file, n)
+            failed = _begun(file, partial, sidecar, dict(recipe))
+            done, length = _complete_rows(file, n, failed)
+            failed = {row: why for row, why in failed.items() if row < done}
             file.truncate(length)
             file.seek(length)
             if progress:
                 progress(done, n)
-            with closing(_compute(make_row, range(done, n), jobs)) as texts:
-                for text in texts:
-                    file.write(text)
-                    file.flush()
+            with closing(_compute(make_row, range(done, n), jobs)) as results:
+                for result in results:
+                    if isinstance(result, FailedRow):
+                        failed[done] = result
+                        write_text(sidecar, json.dumps({**recipe, "failed": _as_json(failed)}) + "\n")
+                    else:
+                        file.write(result.encode())
+                        file.flush()
                     done += 1
+                    if len(failed) == done == min(n, HOPELESS):
+                        raise DataError(f"{out}: all of its first {done} rows failed; row 0: {failed[0].reason}")
                     if done % SYNC_EVERY == 0:
                         os.fsync(file.fileno())
                     if progress:
                         progress(done, n)
             os.fsync(file.fileno())
+            _record_failures(out, failed)
             partial.replace(out)
             sidecar.unlink()
     except KeyboardInterrupt as error:
@@ -89,7 +128,20 @@ def write_rows(
             f"{out}: stopped after {done} of {n} rows ({error.strerror}); mend that, "
             "then run the same command again to go on"
         ) from error
-    return out
+    return failed
+
+
+def _as_json(failed: Mapping[int, FailedRow]) -> list[dict[str, Any]]:
+    return [{"row": row, **asdict(why)} for row, why in failed.items()]
+
+
+def _record_failures(out: Path, failed: Mapping[int, FailedRow]) -> None:
+    """Leave a record of the rows that failed beside `out`; none if there are none."""
+    record = out.with_name(f"{out.name}.failed.json")
+    if failed:
+        write_text(record, json.dumps(_as_json(failed), indent=1) + "\n")
+    else:
+        record.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -107,14 +159,15 @@ def _locked(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def _check_recipe(file: BinaryIO, partial: Path, sidecar: Path, recipe: dict[str, Any]) -> None:
-    """Let an empty file get the recipe; let a begun one go on only with its own."""
+def _begun(file: BinaryIO, partial: Path, sidecar: Path, recipe: dict[str, Any]) -> dict[int, FailedRow]:
+    """Let an empty file get the recipe; let a begun one go on only with its own. Gives the rows that failed so far."""
     if not file.seek(0, os.SEEK_END):
         write_text(sidecar, json.dumps(recipe) + "\n")
-        return
+        return {}
     try:
         begun = dict(json.loads(sidecar.read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, TypeError) as error:
+        failed = {why["row"]: FailedRow(why["reason"], why["settings"]) for why in begun.pop("failed", ())}
+    except (FileNotFoundError, KeyError, ValueError, TypeError) as error:
         raise OutputError(
             f"{partial}: holds rows, but {sidecar.name} does not say of what; delete {partial} to start anew"
         ) from error
@@ -124,16 +177,19 @@ def _check_recipe(file: BinaryIO, partial: Path, sidecar: Path, recipe: dict[str
                 f"{partial}: was begun with {key} = {begun.get(key)}, not {recipe.get(key)}; "
                 f"ask for the same to go on, or delete {partial} to start anew"
             )
+    return failed
 
 
-def _complete_rows(file: BinaryIO, limit: int) -> tuple[int, int]:
-    """Number of whole rows from the start, at most `limit`, and their length in bytes.
+def _complete_rows(file: BinaryIO, limit: int, failed: Container[int]) -> tuple[int, int]:
+    """Number of rows from the start, at most `limit`, that are whole or failed, and their length in bytes.
 
     Whatever follows the first row that is cut short or damaged is worth nothing: it can be computed again.
     """
     file.seek(0)
     length = 0
     for row in range(limit):
+        if row in failed:
+            continue
         count, comment = file.readline(), file.readline()
         if not count.strip().isdigit() or f" row={row} " not in f" {comment.decode(errors='replace')}":
             return row, length
@@ -145,8 +201,10 @@ def _complete_rows(file: BinaryIO, limit: int) -> tuple[int, int]:
     return limit, length
 
 
-def _compute(make_row: Callable[[int], str], rows: range, jobs: int) -> Generator[bytes, None, None]:
-    """The texts of `rows` in order. Process j of J makes each J-th row and sends it through its own pipe."""
+def _compute(
+    make_row: Callable[[int], str | FailedRow], rows: range, jobs: int
+) -> Generator[str | FailedRow, None, None]:
+    """What `make_row` gives for `rows`, in order. Process j of J makes each J-th and sends it through its own pipe."""
     jobs = min(jobs, len(rows))
     workers: list[tuple[BaseProcess, Connection]] = []
     try:
@@ -156,14 +214,14 @@ def _compute(make_row: Callable[[int], str], rows: range, jobs: int) -> Generato
         for row in rows:
             process, results = workers[(row - rows.start) % jobs]
             try:
-                text = results.recv_bytes()
+                result = results.recv()
             except EOFError:
                 process.join()
                 raise LrpotError(
                     f"row {row}: its process ended with exit code {process.exitcode}; if memory ran out, use "
                     'fewer jobs; a script must call a builder below `if __name__ == "__main__":`'
                 ) from None
-            yield text
+            yield result
     finally:
         for process, results in workers:
             process.terminate()
@@ -171,7 +229,7 @@ def _compute(make_row: Callable[[int], str], rows: range, jobs: int) -> Generato
             results.close()
 
 
-def _start(make_row: Callable[[int], str], rows: range) -> tuple[BaseProcess, Connection]:
+def _start(make_row: Callable[[int], str | FailedRow], rows: range) -> tuple[BaseProcess, Connection]:
     context = multiprocessing.get_context("spawn")  # a fork would copy the locks of running threads
     results, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send_rows, args=(make_row, rows, sender), daemon=True)
@@ -180,10 +238,10 @@ def _start(make_row: Callable[[int], str], rows: range) -> tuple[BaseProcess, Co
     return process, results
 
 
-def _send_rows(make_row: Callable[[int], str], rows: range, sender: Connection) -> None:
+def _send_rows(make_row: Callable[[int], str | FailedRow], rows: range, sender: Connection) -> None:
     for row in rows:
         try:
-            sender.send_bytes(make_row(row).encode())
+            sender.send(make_row(row))
         except BrokenPipeError:  # the parent was killed
             return
         except MemoryError:
