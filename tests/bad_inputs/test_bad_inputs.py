@@ -396,7 +396,8 @@ def test_skip_bad_rows_goes_on_and_counts(sound: Path, here: Path, capsys: pytes
     (here / "data.extxyz").write_text(bad[0] + rows + bad[1])
     assert run_cli(*fit_words(Path("data.extxyz"), "--skip-bad-rows")) == 0
     printed = capsys.readouterr()
-    assert printed.err.splitlines() == [
+    # a slow machine also shows how far the fit is
+    assert [line for line in printed.err.splitlines() if not line.startswith("all at once:")] == [
         "warning: data.extxyz, row 0: the force on atom 1 is not a finite number; correct it or remove the row",
         "warning: data.extxyz, row 13: atoms 0 and 1 are 0.05 A apart (less than 0.1 A); remove one of them or correct "
         "the positions",
