@@ -2,16 +2,15 @@
 
     python benchmarks/shipped_models.py [NAME ...] [--only WORD]     (goes on where it was stopped)
 
-Lattice, bulk modulus, phonons and vacancies are computed twice, by the same code: with the model and with the labelling
-method, in supercells of one size, for tight binding at Gamma depends on it. The dynamics, of more atoms than the fit
-saw, is the model's alone; forces of some of its frames are computed by both where the labels are cheap.
-GaN needs tblite (pip install tblite).
+Lattice, bulk modulus, phonons and vacancies are computed twice, by the same code and in the same supercell: with the
+model and with the labelling method. The dynamics, of more atoms than the fit saw, is the model's alone; forces of some
+of its frames are computed by both where the labels are cheap. Phonons need phonopy (pip install phonopy), and GaN
+tblite (pip install 'lrpot[xtb]').
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import tempfile
 import time
@@ -21,20 +20,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase import Atoms, units
-from ase.build import bulk
+from ase import Atoms
+from ase.build import bulk, make_supercell
 from ase.calculators.calculator import Calculator
 from ase.eos import EquationOfState
 from ase.filters import FrechetCellFilter
 from ase.io import read
 from ase.neighborlist import neighbor_list
 from ase.optimize import BFGS
-from ase.phonons import Phonons
+from phonopy import Phonopy
+from phonopy.harmonic.dynmat_to_fc import get_commensurate_points
+from phonopy.structure.atoms import PhonopyAtoms
 from timing import RESULTS, machine, write
 
 from lrpot import LRCalculator
+from lrpot.data.builders.engine import find_engine
+from lrpot.data.builders.gan_cells import PHASES
 from lrpot.data.builders.tosi_fumi import TosiFumi
-from lrpot.errors import ConfigError
 from lrpot.md import run_md
 from lrpot.shipped import read_card, shipped_models
 from lrpot.units import GPA
@@ -43,7 +45,6 @@ RESULT = RESULTS / "shipped_models.json"
 TIGHT, LOOSE = 1e-3, 1e-2  # eV/A: largest force that a relaxed crystal may have, and one with a vacancy
 SCALES = np.linspace(0.98, 1.02, 7)  # of the lattice, for the bulk modulus
 DISPLACEMENT = 0.02  # A, of the phonons' finite differences
-THZ = units._hplanck / units._e * 1e12  # eV
 PICOSECONDS, TIMESTEP, INTERVAL = 10.0, 2.0, 50  # of the dynamics: fs, steps between frames
 REACH = 8.0  # A, of g(r)
 
@@ -62,7 +63,7 @@ class Case:
 
     Attributes:
         labels: makes the calculator that labelled its data.
-        unit: a cell of the crystal. repeat: the supercell in which all but the dynamics is computed.
+        unit: a cell of the crystal. supercell: in which all but the dynamics is computed, rows in its vectors.
         lattice: lattice constants, A, from the lattice vectors of the unit cell.
         large: a cell for the dynamics, with the lattice vectors and positions of a relaxed unit cell.
         dynamics: runs. labelled: frames of each whose forces are labelled too.
@@ -70,37 +71,28 @@ class Case:
 
     labels: Callable[[], Calculator]
     unit: Atoms
-    repeat: tuple[int, int, int]
+    supercell: np.ndarray
     lattice: Callable[[np.ndarray], dict[str, float]]
     large: Callable[[Atoms], Atoms]
     dynamics: dict[str, Dynamics]
     labelled: int
 
 
-def tight_binding() -> Calculator:
-    try:
-        from tblite.ase import TBLite
-    except ImportError as error:
-        raise ConfigError(
-            "the labels of gan.pt are GFN2-xTB's, and tblite is not installed; pip install tblite"
-        ) from error
-    return TBLite(method="GFN2-xTB", electronic_temperature=1500.0, accuracy=0.1, verbosity=0)
-
-
 CASES = {
     "nacl": Case(
         labels=TosiFumi,
         unit=bulk("NaCl", "rocksalt", a=5.64),
-        repeat=(4, 4, 4),
+        supercell=np.diag((4, 4, 4)),
         lattice=lambda cell: {"a": (4.0 * abs(np.linalg.det(cell))) ** (1 / 3)},
         large=lambda unit: bulk("NaCl", "rocksalt", a=(4.0 * unit.get_volume()) ** (1 / 3), cubic=True) * (4, 4, 4),
         dynamics={"crystal": Dynamics(300.0), "melt": Dynamics(1400.0, volume=1.4)},
         labelled=5,
     ),
     "gan": Case(
-        labels=tight_binding,
+        labels=lambda: find_engine(None).make(),
         unit=bulk("GaN", "wurtzite", a=3.19, c=5.19, u=0.377),
-        repeat=(3, 3, 2),
+        # that of the data, for tight binding at Gamma depends on it
+        supercell=np.array(PHASES["wurtzite"].vectors),
         lattice=lambda cell: {"a": float(np.linalg.norm(cell[0])), "c": float(np.linalg.norm(cell[2]))},
         large=lambda unit: unit * (6, 6, 4),
         dynamics={"crystal": Dynamics(300.0)},
@@ -151,19 +143,19 @@ def measure(case: Case, make: Callable[[], Calculator]) -> dict[str, Any]:
     unit = relaxed_unit(case, calculator)
     return {
         "lattice": case.lattice(unit.cell.array),
-        "bulk modulus": bulk_modulus(unit * case.repeat, calculator),
-        "phonons": frequencies(unit, case.repeat, make()),
-        "vacancies": vacancies(unit * case.repeat, calculator),
+        "bulk modulus": bulk_modulus(make_supercell(unit, case.supercell), calculator),
+        "phonons": frequencies(unit, case.supercell, calculator),
+        "vacancies": vacancies(make_supercell(unit, case.supercell), calculator),
     }
 
 
 def relaxed_unit(case: Case, calculator: Calculator) -> Atoms:
     """The unit cell at zero stress, as it is in the supercell."""
-    atoms = case.unit * case.repeat
+    atoms = make_supercell(case.unit, case.supercell)
     atoms.calc = calculator
     BFGS(FrechetCellFilter(atoms), logfile=None).run(fmax=TIGHT, steps=200)
     unit = atoms[: len(case.unit)]
-    unit.set_cell(atoms.cell.array / np.array(case.repeat)[:, None])
+    unit.set_cell(np.linalg.solve(case.supercell, atoms.cell.array))
     return unit
 
 
@@ -185,16 +177,22 @@ def relaxed_energy(atoms: Atoms, calculator: Calculator, fmax: float) -> float:
     return float(atoms.get_potential_energy())
 
 
-def frequencies(unit: Atoms, repeat: tuple[int, int, int], calculator: Calculator) -> list[list[float]]:
+def frequencies(unit: Atoms, supercell: np.ndarray, calculator: Calculator) -> list[list[float]]:
     """THz, ascending at each wave vector that the supercell holds, for which its force constants are exact; those of
     unstable modes are negative. Longitudinal waves at Gamma lack the field that only an infinite crystal has."""
-    wave_vectors = np.array(list(itertools.product(*(np.arange(n) / n for n in repeat))))
-    with tempfile.TemporaryDirectory() as scratch:
-        phonons = Phonons(unit, calculator, supercell=repeat, delta=DISPLACEMENT, name=str(Path(scratch) / "phonons"))
-        phonons.run()
-        phonons.read(acoustic=True)
-        found = np.sort(phonons.band_structure(wave_vectors, verbose=False).real, axis=1) / THZ
-        return np.round(found, 4).tolist()
+    cell = PhonopyAtoms(unit.get_chemical_symbols(), cell=unit.cell.array, positions=unit.positions)
+    # phonopy has lattice vectors in columns
+    phonons = Phonopy(cell, supercell_matrix=supercell.T, primitive_matrix="P")
+    phonons.generate_displacements(distance=DISPLACEMENT)
+    forces = []
+    for moved in phonons.supercells_with_displacements:
+        atoms = Atoms(moved.symbols, cell=moved.cell, positions=moved.positions, pbc=True, calculator=calculator)
+        forces.append(atoms.get_forces())
+    phonons.forces = np.array(forces)
+    phonons.produce_force_constants()
+    phonons.symmetrize_force_constants()
+    found = [phonons.get_frequencies(q) for q in get_commensurate_points(phonons.supercell_matrix)]
+    return np.round(found, 4).tolist()
 
 
 def vacancies(crystal: Atoms, calculator: Calculator) -> dict[str, float]:
@@ -248,7 +246,6 @@ def simulate(case: Case, run: Dynamics, atoms: Atoms, calculator: Calculator) ->
         "temperature (K)": float(np.mean(temperatures)),
         "first peak of g(r) (A)": first_peak(np.concatenate(distances[len(frames) // 2 :])),
         "nearest atoms (A)": float(min(d.min() for d in distances)),
-        "s/step": done.seconds_per_step,
     }
     if case.labelled:
         found["forces (eV/A)"] = force_errors(half[:: max(1, len(half) // case.labelled)], case.labels())
