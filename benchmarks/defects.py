@@ -1,6 +1,8 @@
 """Errors of potentials of crystals with defects: the network alone, with its long range in one step, and in three.
 
-    python benchmarks/defects.py SET FILE [--only WORD] [--out FOLDER] [--epochs N]     (goes on where it was stopped)
+    python benchmarks/defects.py SET FILE [--only WORD] [--without CLASS] [--train N] [--epochs N] [--out FOLDER]
+
+It goes on where it was stopped.
 
 Table 3 of Yu et al., whose 67,208 structures of GaN are not public. SET says which rows FILE holds:
 
@@ -10,7 +12,7 @@ Table 3 of Yu et al., whose 67,208 structures of GaN are not public. SET says wh
 - `gan-xtb`: what `lrpot data gan` makes.
 
 80/10/10 at random; of sets with classes of defects also without any row of one class, which is the test then. Every row
-of the table takes the same number of epochs. Test rows decide nothing.
+of the table with one network takes the same number of epochs. Test rows decide nothing.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ EPOCHS = {"gan": 20, "inp": 40, "gan-xtb": 100}
 # of the classes of InP by the first letter of their names, behind "s_" where the cell is strained
 INP = {"v": "vacancies", "a": "antisites", "i": "interstitials"}
 
+KEYS = ("model", "split", "training rows")  # tell records apart
+
 BACKBONE = "model.backbone."
 PAINN = {BACKBONE + "name": "painn", BACKBONE + "features": 64, BACKBONE + "interactions": 3}
 EQUIVARIANT = {BACKBONE + "name": "equivariant", BACKBONE + "features": 32, BACKBONE + "interactions": 2}
@@ -44,6 +48,7 @@ MODELS = {
     "PaiNN, long range, one step": {**PAINN, **ONE},
     "PaiNN, long range, three steps": {**PAINN, **THREE},
     "equivariant": {**EQUIVARIANT, **ALONE},
+    "equivariant, long range, one step": {**EQUIVARIANT, **ONE},
     "equivariant, long range, three steps": {**EQUIVARIANT, **THREE},
 }
 TRAINING = {"training.patience": 1000, "training.ema": 0.99}
@@ -55,6 +60,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--only", default="", help="rows whose name holds this word")
     parser.add_argument("--without", default="", help="leave out this class of defects instead of a random part")
+    parser.add_argument("--train", type=int, help="rows to train on, of those that the split leaves (default: all)")
     parser.add_argument("--out", type=Path, default=Path("runs/defects"), help="where runs lie, for another time")
     parser.add_argument("--epochs", type=int, help="of a fit, all stages together")
     arguments = parser.parse_args()
@@ -62,21 +68,32 @@ def main() -> None:
     split = f"without {arguments.without}" if arguments.without else "random"
     folder = arguments.out / arguments.set / split.replace(" ", "-")
     kinds = classes(arguments.set, arguments.data)
-    rows = _split(kinds, arguments.data, folder, arguments.without)
+    parts = _split(kinds, arguments.data, arguments.without)
+    if arguments.train:
+        parts["train"] = parts["train"][: arguments.train]
+        folder = folder / str(arguments.train)
     records = []
     for name, settings in MODELS.items():
         if arguments.only in name:
             run = folder / f"{name.replace(', ', '-').replace(' ', '-')}-{epochs}"
-            found = _fitted(arguments.data, run, {**settings, **TRAINING, "data.split": str(rows)}, epochs)
-            found["classes"] = _by_class(run / "model.pt", arguments.data, kinds, json.loads(rows.read_text())["test"])
-            records.append({"model": name, "split": split, "epochs": epochs, "settings": settings, **found})
+            found = _fitted(arguments.data, run, {**settings, **TRAINING}, epochs, parts)
+            if any(kinds):
+                found["rows"] = _by_row(run / "model.pt", arguments.data, kinds, parts["test"])
+            trained = {"split": split, "training rows": len(parts["train"]), "epochs": epochs}
+            records.append({"model": name, **trained, "settings": settings, **found})
     _show(f"{arguments.set}, {split}", records)
     # rows that were fitted another time stay
     stored = RESULTS / f"defects-{arguments.set}.json"
     before = json.loads(stored.read_text())["records"] if stored.exists() else []
-    done = {(record["model"], record["split"]): record for record in [*before, *records]}
-    content = {"machine": machine(), "training": TRAINING, "records": list(done.values())}
+    done = {tuple(record[key] for key in KEYS): record for record in [*before, *records]}
+    content = {"machine": machine(), "training": TRAINING, "records": [done[key] for key in sorted(done, key=_order)]}
     print("wrote", write(stored.stem, content))
+
+
+def _order(key: tuple[str, str, int]) -> tuple[Any, ...]:
+    """Of records: splits, then sizes, then models as above."""
+    model, split, train = key
+    return (split != "random", split, -train, list(MODELS).index(model))
 
 
 def classes(which: str, data: Path) -> np.ndarray:
@@ -87,8 +104,8 @@ def classes(which: str, data: Path) -> np.ndarray:
     return np.array([row.atoms.info.get("defect", "") for row in read_rows(data)])
 
 
-def _split(kinds: np.ndarray, data: Path, folder: Path, without: str) -> Path:
-    """A file with the rows of each part."""
+def _split(kinds: np.ndarray, data: Path, without: str) -> dict[str, list[int]]:
+    """The rows of each part, in random order."""
     order = np.random.default_rng(0).permutation(len(kinds))
     held = len(order) // 10
     test = order[:held]
@@ -97,21 +114,22 @@ def _split(kinds: np.ndarray, data: Path, folder: Path, without: str) -> Path:
         if not len(test):
             raise SystemExit(f"{data}: no row has {without}; there are {', '.join(sorted(set(kinds) - {''}))}")
     rest = order[~np.isin(order, test)]
-    parts = {"train": rest[held:], "valid": rest[:held], "test": test}
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "split.json"
-    path.write_text(json.dumps({part: sorted(rows.tolist()) for part, rows in parts.items()}))
-    return path
+    return {"train": rest[held:].tolist(), "valid": rest[:held].tolist(), "test": test.tolist()}
 
 
-def _fitted(data: Path, out: Path, settings: dict[str, Any], epochs: int) -> dict[str, Any]:
+def _fitted(
+    data: Path, out: Path, settings: dict[str, Any], epochs: int, parts: dict[str, list[int]]
+) -> dict[str, Any]:
     """Errors on the test rows, and the charges."""
+    split = out.with_name(f"{out.name}-split.json")
+    split.parent.mkdir(parents=True, exist_ok=True)
+    split.write_text(json.dumps({part: sorted(rows) for part, rows in parts.items()}))
     if settings.get("training.stages") == 3:
         # the second stage fits a few numbers
         second = max(1, epochs // 10)
         settings = {**settings, "training.per_stage": {2: {"max_epochs": second}}}
         epochs = (epochs - second) // 2
-    settings = {**settings, "training.max_epochs": epochs}
+    settings = {**settings, "training.max_epochs": epochs, "data.split": str(split)}
     if not (out / "results.json").exists():
         begun = (out / "config.yaml").exists()
         fit(None if begun else data, out=out, settings=None if begun else settings, resume=begun, verbose=False)
@@ -125,15 +143,19 @@ def _fitted(data: Path, out: Path, settings: dict[str, Any], epochs: int) -> dic
     }
 
 
-def _by_class(model: Path, data: Path, kinds: np.ndarray, test: list[int]) -> dict[str, dict[str, Any]]:
-    """Errors on the test rows of each class; "" where there is no defect."""
+def _by_row(model: Path, data: Path, kinds: np.ndarray, test: list[int]) -> dict[str, list[Any]]:
+    """Of each test row: class, number of atoms, error of the energy (eV/atom), MAE of its forces (eV/A)."""
     potential, rows = load(model), read_rows(data)
-    found = {}
-    for kind in sorted(set(kinds[test])):
-        own = to_structures([rows[number] for number in test if kinds[number] == kind], potential.cutoff)
-        errors = evaluate_structures(potential, own).errors()
-        found[kind] = {"n": len(own), **{label: errors[label] for label in ("energy", "forces")}}
-    return found
+    structures = to_structures([rows[number] for number in sorted(test)], potential.cutoff)
+    errors = evaluate_structures(potential, structures)
+    difference = {label: (errors.predicted[label] - errors.reference[label]).numpy() for label in ("energy", "forces")}
+    of = errors.places["forces"][:, 0].numpy()
+    return {
+        "class": [str(kinds[number]) for number in sorted(test)],
+        "atoms": [structure.num_nodes for structure in structures],
+        "energy": difference["energy"].round(7).tolist(),
+        "forces": (np.bincount(of, np.abs(difference["forces"])) / np.bincount(of)).round(6).tolist(),
+    }
 
 
 def _show(title: str, records: list[dict[str, Any]]) -> None:

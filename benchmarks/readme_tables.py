@@ -39,7 +39,7 @@ def tables() -> list[str]:
         kills(read("kills")),
         *nacl(read("nacl")),
         transfer(read("size_transfer")),
-        defects(read("defects-gan")),
+        defects(read("defects-gan"), "GaN, DFT"),
         electrolyte(read("electrolyte")),
         dimers(read("charged_dimers")),
         steps(read("calculator")),
@@ -280,13 +280,14 @@ def electrolyte(result: dict[str, Any]) -> str:
     return table(columns, rows)
 
 
-def defects(result: dict[str, Any]) -> str:
+def defects(result: dict[str, Any], title: str) -> str:
     rows = []
     for record in result["records"]:
         own = record["test"]
         numbers = [f"{1e3 * own[label][kind]:.3g}" for label in ("energy", "forces") for kind in ("mae", "rmse")]
-        rows.append((record["model"], record["split"], str(record["epochs"]), *numbers))
-    columns = ("GaN, DFT", "split", "epochs", "E MAE (meV/atom)", "E RMSE", "F MAE (meV/Å)", "F RMSE")
+        trained = (str(record[key]) for key in ("split", "training rows", "epochs"))
+        rows.append((record["model"], *trained, *numbers))
+    columns = (title, "split", "training rows", "epochs", "E MAE (meV/atom)", "E RMSE", "F MAE (meV/Å)", "F RMSE")
     return table(columns, rows)
 
 
