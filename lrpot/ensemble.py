@@ -106,10 +106,9 @@ class Ensemble(Potential):
         """
         outputs = []
         for member in self.members:
-            seen = batch if member.cutoff == self.cutoff else _within(batch, member.cutoff)
             outputs.append(
                 member(
-                    seen,
+                    self._seen_by(member, batch),
                     forces=forces,
                     stress=stress,
                     born_charges=born_charges,
@@ -125,6 +124,13 @@ class Ensemble(Potential):
         if forces:
             found["forces_uncertainty"] = self._factor("forces") * every["forces"].var(dim=0).sum(dim=1).sqrt()
         return found
+
+    def atom_energies(self, batch: Data) -> Tensor:
+        """Means of what the members give, (N,), eV."""
+        return torch.stack([member.atom_energies(self._seen_by(member, batch)) for member in self.members]).mean(dim=0)
+
+    def _seen_by(self, member: Potential, batch: Data) -> Data:
+        return batch if member.cutoff == self.cutoff else _within(batch, member.cutoff)
 
     def _factor(self, quantity: str) -> float:
         return 1.0 if self.calibration is None else self.calibration.factors.get(quantity, 1.0)
