@@ -128,7 +128,9 @@ class EquilibratedCharges(ChargeModel):
             first, others = charges[:, 0], charges[:, 1:]
             found = first * (site[:, 0] + 0.5 * self.potential(batch, first, electrostatics, geometry))
         if self.channels > 1:
-            found = found + shares(torch.cat([torch.zeros_like(first)[:, None], others], dim=1), electrostatics, geometry)
+            found = found + shares(
+                torch.cat([torch.zeros_like(first)[:, None], others], dim=1), electrostatics, geometry
+            )
         return found
 
     def potential(self, batch: Data, charges: Tensor, electrostatics: Electrostatics, geometry: Geometry) -> Tensor:
