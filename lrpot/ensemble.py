@@ -104,18 +104,17 @@ class Ensemble(Potential):
             deviations over the members (divided by their number - 1) times the calibration. That of a force is the
             root of the trace of its covariance: the length of a typical error, whatever way the axes point.
         """
-        outputs = []
-        for member in self.members:
-            outputs.append(
-                member(
-                    self._seen_by(member, batch),
-                    forces=forces,
-                    stress=stress,
-                    born_charges=born_charges,
-                    create_graph=create_graph,
-                    parts=parts,
-                )
+        outputs = [
+            member(
+                self._seen_by(member, batch),
+                forces=forces,
+                stress=stress,
+                born_charges=born_charges,
+                create_graph=create_graph,
+                parts=parts,
             )
+            for member in self.members
+        ]
         common = [name for name in outputs[0] if all(name in output for output in outputs)]
         every = {name: torch.stack([_shared(name, output[name]) for output in outputs]) for name in common}
         found = {name: values.mean(dim=0) for name, values in every.items()}

@@ -141,7 +141,7 @@ class ChargeModel(nn.Module):
 
 
 def shares(charges: Tensor, electrostatics: Electrostatics, geometry: Geometry) -> Tensor:
-    """(N,) eV, float64: sum_c q_ic (dE/dq_ic) / 2. E is a quadratic form of the charges (N, C), so they add up to it."""
+    """(N,) eV, float64: sum_c q_ic (dE/dq_ic) / 2, which add up to E, a quadratic form of charges (N, C)."""
     with torch.enable_grad():
         charges = charges.detach().requires_grad_()
         energy = electrostatics.energy(charges, geometry).sum()

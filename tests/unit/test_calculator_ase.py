@@ -1,4 +1,4 @@
-"""LRCalculator in ASE's hands: its own tests of calculators, its optimisers, NEB, thermochemistry, sums of calculators."""
+"""LRCalculator in ASE's hands: its own tests of calculators, optimisers, NEB, thermochemistry, sums of calculators."""
 
 from __future__ import annotations
 
