@@ -43,8 +43,8 @@ class NeighbourList:
 
     What `update` gives is what `add_edges` gives, whatever happened since: atoms that moved, jumped by a lattice
     vector, or are others; a cell under strain. The order of the edges does not tell when they were found, so that sums
-    over them, to the last bit, depend on where the atoms are and on nothing before. An edge that was longer than cutoff + skin is longer than the cutoff as
-    long as
+    over them, to the last bit, depend on where the atoms are and on nothing before. An edge that was longer than
+    cutoff + skin is longer than the cutoff as long as
 
         s (cutoff + skin) - 2 max_i |u_i| >= cutoff,
 
