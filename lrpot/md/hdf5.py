@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms, units
 
-from lrpot import __version__
+from lrpot._version import __version__
 from lrpot.errors import ConfigError
 from lrpot.files import atomic_path
 from lrpot.md.frames import Mark, cut, sync

@@ -207,10 +207,10 @@ class _Run:
         return saved
 
     def _take_up(self, about: Mapping[str, Any]) -> None:
-        if self.step >= self.settings.steps:
+        if self.step > self.settings.steps:
             raise ConfigError(
-                f"{self.state}: that run has done its {self.step} steps; ask for more than that with --steps, or start "
-                "anew with --overwrite"
+                f"{self.state}: that run has done {self.step} steps, and {self.settings.steps} are asked for; ask for "
+                "more with --steps, or start anew with --overwrite"
             )
         self.resumed = True
         self.rng.bit_generator.state = about["random"]

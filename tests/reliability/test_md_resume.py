@@ -156,7 +156,7 @@ def test_kill_9_of_the_command(tmp_path: Path) -> None:
         ({"timestep": 2.0}, ConfigError, r"that run has timestep = 1\.0, not 2\.0; give the same, or start anew"),
         ({"ensemble": "nvt"}, ConfigError, "that run has ensemble = nve, not nvt"),
         ({"about": {"model": "b"}}, ConfigError, "that run has model = None, not b"),
-        ({"steps": 23}, ConfigError, "that run has done its 23 steps; ask for more than that with --steps"),
+        ({"steps": 20}, ConfigError, "that run has done 23 steps, and 20 are asked for; ask for more with --steps"),
     ],
 )
 def test_other_settings(settings: dict[str, object], kind: type[Exception], message: str, tmp_path: Path) -> None:
@@ -230,5 +230,7 @@ def test_the_command_names_the_ways_on(tmp_path: Path, capsys: pytest.CaptureFix
     one_error_line(capsys.readouterr().err, ("exists already", "--resume to go on", "--overwrite to replace"))
     assert run_cli(*words, "--resume", "--overwrite") == 1
     one_error_line(capsys.readouterr().err, ("--resume goes on with a run and --overwrite replaces it",))
-    assert run_cli(*words, "--resume") == 1
-    one_error_line(capsys.readouterr().err, ("has done its 2 steps", "more than that with --steps"))
+    before = content(tmp_path)
+    assert run_cli(*words, "--resume") == 0  # nothing left to do, and what was recorded is told again
+    assert "2 steps of 1 fs, 16 atoms" in capsys.readouterr().out
+    assert {name: data for name, data in content(tmp_path).items() if data != before[name]} == {}
