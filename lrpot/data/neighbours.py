@@ -42,8 +42,9 @@ class NeighbourList:
     """Edges for MD: found up to cutoff + skin, and used again until an edge may be missing.
 
     What `update` gives is what `add_edges` gives, whatever happened since: atoms that moved, jumped by a lattice
-    vector, or are others; a cell under strain. An edge that was longer than cutoff + skin is longer than the cutoff as
-    long as
+    vector, or are others; a cell under strain. The order of the edges does not tell when they were found, so that sums
+    over them, to the last bit, depend on where the atoms are and on nothing before. An edge that was longer than
+    cutoff + skin is longer than the cutoff as long as
 
         s (cutoff + skin) - 2 max_i |u_i| >= cutoff,
 
@@ -78,7 +79,7 @@ class NeighbourList:
         check_geometry(positions, structure.cell[0].numpy(), structure.pbc[0].numpy())
         if self._found is None or not self._complete(self._found, structure):
             self._found = None  # should the next line refuse the structure
-            self._found = add_edges(structure.clone(), self.cutoff + self.skin)
+            self._found = _ordered(add_edges(structure.clone(), self.cutoff + self.skin))
             self.rebuilds += 1
         neighbour, centre = self._found.edge_index
         # index_select takes half the time of brackets
@@ -108,6 +109,14 @@ class NeighbourList:
         moves = moves - moves.mean(dim=0)
         farthest = float(torch.linalg.vector_norm(moves, dim=1).max())
         return smallest * (self.cutoff + self.skin) - 2.0 * farthest >= self.cutoff
+
+
+def _ordered(structure: Structure) -> Structure:
+    """The same, edges sorted by centre, neighbour and shift."""
+    order = np.lexsort((*structure.edge_shift.numpy().T, *structure.edge_index.numpy()))
+    structure.edge_index = structure.edge_index[:, order]
+    structure.edge_shift = structure.edge_shift[order]
+    return structure
 
 
 def check_geometry(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> None:
