@@ -104,19 +104,17 @@ class Ensemble(Potential):
             deviations over the members (divided by their number - 1) times the calibration. That of a force is the
             root of the trace of its covariance: the length of a typical error, whatever way the axes point.
         """
-        outputs = []
-        for member in self.members:
-            seen = batch if member.cutoff == self.cutoff else _within(batch, member.cutoff)
-            outputs.append(
-                member(
-                    seen,
-                    forces=forces,
-                    stress=stress,
-                    born_charges=born_charges,
-                    create_graph=create_graph,
-                    parts=parts,
-                )
+        outputs = [
+            member(
+                self._seen_by(member, batch),
+                forces=forces,
+                stress=stress,
+                born_charges=born_charges,
+                create_graph=create_graph,
+                parts=parts,
             )
+            for member in self.members
+        ]
         common = [name for name in outputs[0] if all(name in output for output in outputs)]
         every = {name: torch.stack([_shared(name, output[name]) for output in outputs]) for name in common}
         found = {name: values.mean(dim=0) for name, values in every.items()}
@@ -125,6 +123,13 @@ class Ensemble(Potential):
         if forces:
             found["forces_uncertainty"] = self._factor("forces") * every["forces"].var(dim=0).sum(dim=1).sqrt()
         return found
+
+    def atom_energies(self, batch: Data) -> Tensor:
+        """Means of what the members give, (N,), eV."""
+        return torch.stack([member.atom_energies(self._seen_by(member, batch)) for member in self.members]).mean(dim=0)
+
+    def _seen_by(self, member: Potential, batch: Data) -> Data:
+        return batch if member.cutoff == self.cutoff else _within(batch, member.cutoff)
 
     def _factor(self, quantity: str) -> float:
         return 1.0 if self.calibration is None else self.calibration.factors.get(quantity, 1.0)

@@ -109,12 +109,20 @@ def kernel(model: Potential, path: str | Path) -> Path:
 
 
 def energy_conservation(
-    time_fs: Sequence[float], potential: Sequence[float], kinetic: Sequence[float], n_atoms: int, path: str | Path
+    time_fs: Sequence[float],
+    potential: Sequence[float],
+    kinetic: Sequence[float],
+    n_atoms: int,
+    path: str | Path,
+    *,
+    conserved: Sequence[float] = (),
 ) -> Path:
-    """Potential, kinetic and total energy of an MD run, per atom and relative to the start.
+    """Potential, kinetic and total energy of an MD run, per atom and relative to the start; what a run with a bath
+    conserves.
 
     Args:
         time_fs: fs. potential, kinetic: eV, of the whole system.
+        conserved: eV; the total energy if empty.
     """
     ps = np.asarray(time_fs) / 1000.0
     parts = {"potential": np.asarray(potential) / n_atoms, "kinetic": np.asarray(kinetic) / n_atoms}
@@ -126,10 +134,12 @@ def energy_conservation(
         left.plot(ps, 1e3 * (total - total[0]), color=COLOURS[0], label="total")
         left.set(xlabel="time (ps)", ylabel="change of energy (meV/atom)", title="exchange")
         left.legend(fontsize=8)
-        right.plot(ps, 1e6 * (total - total[0]), color=COLOURS[0])
-        slope = energy_drift(time_fs, np.add(potential, kinetic).tolist(), n_atoms)
-        title = f"total: drift {slope:.1e} eV/atom/ps"
-        right.set(xlabel="time (ps)", ylabel="change of total energy (µeV/atom)", title=title)
+        kept = np.asarray(conserved) / n_atoms if len(conserved) else total
+        # where nothing is exchanged with a bath it is the total energy
+        name = "total" if np.allclose(kept - kept[0], total - total[0], rtol=0.0, atol=1e-12) else "conserved"
+        right.plot(ps, 1e6 * (kept - kept[0]), color=COLOURS[0])
+        title = f"{name}: drift {energy_drift(time_fs, (kept * n_atoms).tolist(), n_atoms):.1e} eV/atom/ps"
+        right.set(xlabel="time (ps)", ylabel=f"change of {name} energy (µeV/atom)", title=title)
         return save(figure, path)
 
 

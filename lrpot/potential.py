@@ -226,6 +226,27 @@ class Potential(nn.Module):
             output = {name: value.detach() for name, value in output.items()}
         return output
 
+    def atom_energies(self, batch: Data) -> Tensor:
+        """The energy as a sum over atoms: offset and network of each, and half of what its charges feel.
+
+        The model was never shown such shares, and other divisions would add up to the same energy.
+
+        Args:
+            batch: as of `forward`.
+        Returns:
+            (N,) eV, float64; not differentiable.
+        Raises:
+            StructureError, ConvergenceError: as of `forward`.
+        """
+        with torch.no_grad():
+            vectors = edge_vectors(batch)
+            features = self.short.features(batch, vectors)
+            found = self.short.offset[batch.numbers] + self.short(features)
+            if self.long is not None:
+                geometry = geometry_of(batch, vectors)
+                found = found + self.long.charges.energies(batch, features, self.long.electrostatics, geometry)
+        return found
+
     def _energies(self, batch: Data, parts: frozenset[str], *, first_derivatives: bool) -> dict[str, Tensor]:
         vectors = edge_vectors(batch)
         zeros = batch.positions.new_zeros(batch.cell.shape[0])

@@ -13,7 +13,7 @@ from torch_geometric.data import Data
 from lrpot.charges.gaussian import Overlap
 from lrpot.charges.interaction import Interaction
 from lrpot.charges.minimum import fixed_minimum, minimum
-from lrpot.charges.model import ChargeModel
+from lrpot.charges.model import ChargeModel, shares
 from lrpot.kspace import Electrostatics, Geometry
 
 # eV/e^2, before training: stiffer than most atoms, so that a fit starts near the charges it was given.
@@ -113,6 +113,25 @@ class EquilibratedCharges(ChargeModel):
             energy = energy + electrostatics.energy(torch.cat([torch.zeros_like(charges), others], dim=1), geometry)
             charges = torch.cat([charges, others], dim=1)
         return energy, charges
+
+    def energies(
+        self, batch: Data, features: Tensor | None, electrostatics: Electrostatics, geometry: Geometry
+    ) -> Tensor:
+        """(N,) eV: q_i (chi_i + (H q)_i / 2), as of `ChargeModel.energies`.
+
+        Raises:
+            StructureError, ConvergenceError: see `energy`.
+        """
+        with torch.no_grad():
+            site = self.of_atoms(batch, features)
+            charges = self.energy(batch, features, electrostatics, geometry)[1].to(torch.float64)
+            first, others = charges[:, 0], charges[:, 1:]
+            found = first * (site[:, 0] + 0.5 * self.potential(batch, first, electrostatics, geometry))
+        if self.channels > 1:
+            found = found + shares(
+                torch.cat([torch.zeros_like(first)[:, None], others], dim=1), electrostatics, geometry
+            )
+        return found
 
     def potential(self, batch: Data, charges: Tensor, electrostatics: Electrostatics, geometry: Geometry) -> Tensor:
         """(N,), eV/e: dE/dq but for chi, of (N,) charges."""

@@ -116,6 +116,18 @@ class ChargeModel(nn.Module):
         charges = self(batch, features).to(electrostatics.dtype)
         return electrostatics.energy(charges, geometry), charges
 
+    def energies(
+        self, batch: Data, features: Tensor | None, electrostatics: Electrostatics, geometry: Geometry
+    ) -> Tensor:
+        """(N,) eV, float64: the share of each atom in `energy`, half of its charges times the potentials they are in;
+        not differentiable.
+
+        Raises:
+            StructureError: see `ReciprocalSum.forward`.
+        """
+        charges = self(batch, features).to(electrostatics.dtype)
+        return shares(charges, electrostatics, geometry)
+
     def of_atoms(self, batch: Data, features: Tensor | None) -> Tensor:
         """(N, C): the values of the elements and what the network adds."""
         row = self.row[batch.numbers]
@@ -126,6 +138,15 @@ class ChargeModel(nn.Module):
             assert features is not None
             values = values + self.network(features)
         return values
+
+
+def shares(charges: Tensor, electrostatics: Electrostatics, geometry: Geometry) -> Tensor:
+    """(N,) eV, float64: sum_c q_ic (dE/dq_ic) / 2, which add up to E, a quadratic form of charges (N, C)."""
+    with torch.enable_grad():
+        charges = charges.detach().requires_grad_()
+        energy = electrostatics.energy(charges, geometry).sum()
+        (potential,) = torch.autograd.grad(energy, charges)
+    return 0.5 * (charges.detach() * potential).to(torch.float64).sum(dim=1)
 
 
 class Surroundings(nn.Module):

@@ -14,6 +14,18 @@ from lrpot.cli.options import Device, DType, Precision, Seed
 class Ensemble(StrEnum):
     nve = "nve"
     nvt = "nvt"
+    npt = "npt"
+
+
+class Thermostat(StrEnum):
+    langevin = "langevin"
+    bussi = "bussi"
+    nose_hoover = "nose-hoover"
+
+
+class Barostat(StrEnum):
+    isotropic = "isotropic"
+    full = "full"
 
 
 class OnUncertain(StrEnum):
@@ -24,11 +36,24 @@ class OnUncertain(StrEnum):
 def md(
     model: Annotated[Path, typer.Argument(help="Model file.")],
     structure: Annotated[Path, typer.Argument(help="Starting crystal (the last row of the file).")],
-    ensemble: Annotated[Ensemble, typer.Option("--ensemble", help="nve, or nvt (Langevin).")] = Ensemble.nve,
+    ensemble: Annotated[
+        Ensemble, typer.Option("--ensemble", help="nve, nvt, or npt (Martyna, Tobias and Klein).")
+    ] = Ensemble.nve,
+    thermostat: Annotated[Thermostat, typer.Option("--thermostat", help="The bath of nvt.")] = Thermostat.langevin,
+    barostat: Annotated[
+        Barostat, typer.Option("--barostat", help="What npt changes: the size of the cell, or its shape too.")
+    ] = Barostat.isotropic,
     temperature: Annotated[float, typer.Option("--temperature", help="K.")] = 300.0,
+    temperature_end: Annotated[
+        float | None,
+        typer.Option("--temperature-end", help="Heat or cool the bath to this, linearly, K.", show_default="none"),
+    ] = None,
+    pressure: Annotated[float, typer.Option("--pressure", help="Of npt, GPa.")] = 0.0,
     steps: Annotated[int, typer.Option("--steps", help="Number of steps.")] = 1000,
     timestep: Annotated[float, typer.Option("--timestep", help="fs.")] = 1.0,
-    friction: Annotated[float, typer.Option("--friction", help="Of the nvt bath, 1/fs.")] = 0.01,
+    friction: Annotated[float, typer.Option("--friction", help="Of the langevin bath, 1/fs.")] = 0.01,
+    tdamp: Annotated[float, typer.Option("--tdamp", help="Response time of the other baths, fs.")] = 100.0,
+    pdamp: Annotated[float, typer.Option("--pdamp", help="Response time of the cell in npt, fs.")] = 1000.0,
     interval: Annotated[int, typer.Option("--interval", help="Steps between frames.")] = 10,
     supercell: Annotated[
         tuple[int, int, int], typer.Option("--supercell", help="Repeat the crystal along its lattice vectors.")
@@ -36,6 +61,10 @@ def md(
     skin: Annotated[
         float, typer.Option("--skin", help="Keep neighbours this far beyond the cutoff, A; faster, same results.")
     ] = 0.0,
+    stress: Annotated[
+        bool,
+        typer.Option("--stress", help="Record stress and pressure in nve and nvt too: one more evaluation a frame."),
+    ] = False,
     max_uncertainty: Annotated[
         float | None,
         typer.Option(
@@ -47,16 +76,25 @@ def md(
     on_uncertain: Annotated[
         OnUncertain, typer.Option("--on-uncertain", help="stop at a step above that, or flag: count it and go on.")
     ] = OnUncertain.stop,
-    out: Annotated[Path, typer.Option("--out", help="Trajectory: .traj, .extxyz or .xyz.")] = Path("md.traj"),
+    out: Annotated[Path, typer.Option("--out", help="Trajectory: .traj, .extxyz, .xyz, or .h5 (H5MD).")] = Path(
+        "md.traj"
+    ),
+    save_every: Annotated[int, typer.Option("--save-every", help="Steps between states to go on from.")] = 1000,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last state of the run in --out; other options as before.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing trajectory.")] = False,
     device: Device = "cpu",
     dtype: Precision = DType.float64,
     seed: Seed = 0,
 ) -> None:
-    """Run MD; writes the trajectory and a picture of energy conservation beside it.
+    """Run MD; writes the trajectory, and beside it a table (.csv), a picture of energy conservation, and a state.
 
-    Frames of steps above --max-uncertainty go to a file of their own, OUT.uncertain.extxyz.
+    The same command with --resume goes on from the state, exactly, whatever ended the run. Frames of steps above
+    --max-uncertainty go to a file of their own, OUT.uncertain.extxyz.
     """
+    import hashlib
+
     import torch
 
     from lrpot import plots
@@ -68,15 +106,22 @@ def md(
     from lrpot.interfaces.ase import LRCalculator
     from lrpot.interrupts import finish_step_on_ctrl_c
     from lrpot.md import run_md
+    from lrpot.md.frames import FORMATS
     from lrpot.model_file import load
     from lrpot.prediction import read_crystals
+    from lrpot.shipped import find_model
 
-    if out.suffix not in (".traj", ".extxyz", ".xyz"):
-        raise ConfigError(f"--out {out}: unknown ending {out.suffix!r}; use .traj, .extxyz or .xyz")
-    uncertain = out.with_suffix(".uncertain.extxyz")
-    for file in (out, *([] if max_uncertainty is None else [uncertain])):
-        if file.exists() and not overwrite:
-            raise OutputError(f"{file}: exists already; add --overwrite to replace it, or choose another --out")
+    if out.suffix not in FORMATS:
+        raise ConfigError(f"--out {out}: unknown ending {out.suffix!r}; use {', '.join(FORMATS)}")
+    if resume and overwrite:
+        raise ConfigError("--resume goes on with a run and --overwrite replaces it; give one of them")
+    uncertain, table, state = (out.with_suffix(ending) for ending in (".uncertain.extxyz", ".csv", ".state"))
+    for file in (out, table, *([] if max_uncertainty is None else [uncertain])):
+        if file.exists() and not overwrite and not resume:
+            raise OutputError(
+                f"{file}: exists already; add --resume to go on with that run, --overwrite to replace it, or choose "
+                "another --out"
+            )
     if min(supercell) < 1:
         raise ConfigError(f"--supercell {supercell}: numbers must be 1 or more")
     potential = load(model, device=device, dtype=getattr(torch, dtype.value))
@@ -92,7 +137,7 @@ def md(
             console.warn(doubt)
     check_writable(out)
     atoms = row.atoms.repeat(supercell)
-    atoms.calc = LRCalculator(potential, device=device, dtype=dtype.value, skin=skin)
+    atoms.calc = LRCalculator(potential, device=device, dtype=dtype.value, skin=skin, stress=ensemble is Ensemble.npt)
     with (
         console.progress(f"{ensemble.value}, {len(atoms)} atoms", steps, "steps") as update,
         finish_step_on_ctrl_c(console.warn) as interrupted,
@@ -100,13 +145,25 @@ def md(
         run = run_md(
             atoms,
             ensemble=ensemble.value,
+            thermostat=thermostat.value,
+            barostat=barostat.value,
             temperature=temperature,
+            temperature_end=temperature_end,
+            pressure=pressure,
             steps=steps,
             timestep=timestep,
             friction=friction,
+            tdamp=tdamp,
+            pdamp=pdamp,
             interval=interval,
             seed=seed,
+            record_stress=stress,
+            save_every=save_every,
             trajectory=out,
+            table=table,
+            state=state,
+            resume=resume,
+            about={"model": hashlib.sha256(find_model(model).read_bytes()).hexdigest(), "dtype": dtype.value},
             max_uncertainty=max_uncertainty,
             on_uncertain=on_uncertain.value,
             uncertain=uncertain,
@@ -114,17 +171,22 @@ def md(
             stop=interrupted,
         )
     if interrupted():
-        raise Interrupted(f"stopped by Ctrl-C; {out} holds the {len(run.time_fs)} frames so far")
+        raise Interrupted(
+            f"stopped by Ctrl-C; {out} holds the {len(run.time_fs)} frames so far, and --resume goes on from there"
+        )
     mean = sum(run.temperature) / len(run.temperature)
     speed = f"{1e3 * run.seconds_per_step:.1f} ms/step"
     line = f"{steps} steps of {timestep:g} fs, {len(atoms)} atoms, {speed}, mean {mean:.0f} K"
-    if ensemble is Ensemble.nve:
-        line += f", energy drift {run.drift:.1e} eV/atom/ps"
+    if run.pressure:
+        line += f", mean {sum(run.pressure) / len(run.pressure):.3f} GPa"
+    if run.conserved:
+        what = "energy" if ensemble is Ensemble.nve else "conserved energy"
+        line += f", {what} drift {run.drift:.1e} eV/atom/ps"
     if run.force_uncertainty:
         line += f", force uncertainty up to {max(run.force_uncertainty):.3g} eV/A in the frames"
     console.line(line)
     picture = plots.energy_conservation(
-        run.time_fs, run.potential, run.kinetic, run.n_atoms, out.with_suffix(".energy.png")
+        run.time_fs, run.potential, run.kinetic, run.n_atoms, out.with_suffix(".energy.png"), conserved=run.conserved
     )
     if run.uncertain_steps:
         console.warn(
@@ -133,5 +195,5 @@ def md(
         )
     elif max_uncertainty is not None:
         uncertain.unlink(missing_ok=True)  # of a run that --overwrite has replaced
-    for file in (out, picture):
+    for file in (out, table, picture):
         console.line(f"wrote {file}")

@@ -140,9 +140,11 @@ def test_energy_is_conserved_and_drift_is_its_slope() -> None:
 
 
 def test_drift_of_a_line_and_of_a_point() -> None:
-    run = MDRun(n_atoms=2, time_fs=[0.0, 500.0, 1000.0], potential=[1.0, 2.0, 3.0], kinetic=[0.0, 0.0, 0.0])
+    run = MDRun(
+        n_atoms=2, time_fs=[0.0, 500.0, 1000.0], potential=[1.0, 2.0, 3.0], kinetic=[0.0] * 3, conserved=[1.0, 2.0, 3.0]
+    )
     assert run.drift == pytest.approx(1.0)  # 2 eV / 2 atoms / 1 ps
-    assert MDRun(n_atoms=2, time_fs=[0.0], potential=[1.0], kinetic=[0.0]).drift == 0.0
+    assert MDRun(n_atoms=2, time_fs=[0.0], potential=[1.0], kinetic=[0.0], conserved=[1.0]).drift == 0.0
 
 
 @pytest.mark.parametrize(("ensemble", "expected"), [("nve", 150.0), ("nvt", 300.0)])
@@ -176,7 +178,7 @@ def test_stop_ends_the_run_after_a_whole_step(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"ensemble": "npt"}, "ensemble 'npt' is not known; choose one of nve, nvt"),
+        ({"ensemble": "nph"}, "ensemble 'nph' is not known; choose one of nve, nvt, npt"),
         ({"temperature": -1.0}, "temperature = -1 K: must be finite and not negative"),
         ({"temperature": float("nan")}, "temperature = nan K"),
         ({"steps": 0}, "steps = 0: must be finite and positive"),

@@ -145,7 +145,7 @@ def test_the_command_stops_with_1(folder: Path, tmp_path: Path, capsys: pytest.C
     assert len(ase.io.read(tmp_path / "md.uncertain.extxyz", ":")) == 5
     assert run_cli(*words, "--max-uncertainty", 1e6, "--overwrite") == 0
     assert capsys.readouterr().err == ""
-    assert listing(tmp_path) == ["md.energy.png", "md.traj"]  # no frames of the run that was replaced
+    assert listing(tmp_path) == ["md.csv", "md.energy.png", "md.state", "md.traj"]  # no frames of the run that was replaced
 
 
 def test_the_command_warns_of_a_limit_that_is_not_calibrated(
