@@ -99,7 +99,7 @@ def phonons(found: Phonons, path: str | Path, title: str = "") -> Path:
         figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.6), sharey=True, width_ratios=(3, 1))
         for distances, frequencies in zip(bands.distances, bands.frequencies, strict=True):
             left.plot(distances, frequencies, color=COLOURS[0], lw=1.2)
-        places, names = _ticks(found)
+        places, names = band_ticks(found)
         left.set_xticks(places, names)
         left.set(ylabel="frequency (THz)", xlim=(0.0, places[-1]), title=title)
         left.grid(axis="x", alpha=0.6)
@@ -111,7 +111,7 @@ def phonons(found: Phonons, path: str | Path, title: str = "") -> Path:
         return save(figure, path)
 
 
-def _ticks(found: Phonons) -> tuple[list[float], list[str]]:
+def band_ticks(found: Phonons) -> tuple[list[float], list[str]]:
     """Where the path has its corners, and their names; where it jumps, both names."""
     bands = found.phonopy.band_structure
     labels = [str(name).replace("$\\mathrm{", "").replace("}$", "").replace("\\Gamma", "Γ") for name in bands.labels]
