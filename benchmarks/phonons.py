@@ -14,7 +14,6 @@ import argparse
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +62,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for name, options in FITS.items():
             run = (arguments.models or Path(scratch)) / name.replace(" ", "-")
-            seconds = fit(arguments.forces, run, options)
+            fit(arguments.forces, run, options)
             unit.calc = LRCalculator(run / "model.pt")
             for size in (repeats, LARGER):
                 for source in SOURCES[name]:
@@ -75,7 +74,7 @@ def main() -> None:
                     found.run(mesh=MESH)
                     drawn.setdefault(name, found)
                     records.append(
-                        {"model": name, "atoms": len(found.phonopy.supercell), "charges": source, "fit_s": seconds}
+                        {"model": name, "atoms": len(found.phonopy.supercell), "charges": source}
                         | record(found, reference)
                     )
                     print(records[-1], flush=True)
@@ -100,7 +99,7 @@ def of_rows(frames: list[Atoms], unit: Atoms, repeats: int) -> Phonons:
     cell = PhonopyAtoms(
         symbols=unit.get_chemical_symbols(), cell=unit.cell.array, scaled_positions=unit.get_scaled_positions()
     )
-    phonon = Phonopy(cell, np.eye(3, dtype=int) * repeats, primitive_matrix="auto")
+    phonon = Phonopy(cell, np.eye(3, dtype=int) * repeats, primitive_matrix="F")
     sites, edge = phonon.supercell.positions, unit.cell[0, 0] * repeats
     displacements, forces = [], []
     for frame in frames:
@@ -118,14 +117,11 @@ def of_rows(frames: list[Atoms], unit: Atoms, repeats: int) -> Phonons:
     return Phonons(phonon, drift, 0.0)
 
 
-def fit(rows: Path, run: Path, options: list[str]) -> float | None:
-    """Seconds that it took; None for one that is there already."""
-    if (run / "model.pt").exists():
-        return None
-    start = time.perf_counter()
-    command = [sys.executable, "-m", "lrpot.cli.main", "fit", str(rows), "--out", str(run), *options]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - start
+def fit(rows: Path, run: Path, options: list[str]) -> None:
+    """A model by one command, unless it is there already."""
+    if not (run / "model.pt").exists():
+        command = [sys.executable, "-m", "lrpot.cli.main", "fit", str(rows), "--out", str(run), *options]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def record(found: Phonons, reference: Phonons) -> dict[str, Any]:

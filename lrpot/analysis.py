@@ -141,6 +141,29 @@ def velocity_spectrum(velocities: np.ndarray, masses: np.ndarray, timestep: floa
     return frequencies, density / (density.sum() * frequencies[1])
 
 
+def vacant_sites(paths: np.ndarray, sites: np.ndarray, cell: np.ndarray, reach: float) -> np.ndarray:
+    """(T,) int: which site of a lattice is empty in every frame, for one atom less than sites.
+
+    A site is empty if no atom is within `reach` of it. On the way from one to another an atom is near to neither, and
+    for so long the vacancy stays where it was, so that an atom that turns back has not jumped.
+
+    Args:
+        paths: (T, N, 3), A, as of `unwrapped`, relative to the lattice. sites: (N + 1, 3), A. cell: (3, 3), A.
+        reach: A, somewhat less than half of the distance between sites.
+    """
+    inverse = np.linalg.inv(cell)
+    found: list[int] = []
+    for positions in paths:
+        scaled = (sites[:, None] - positions[None]) @ inverse
+        distances = np.linalg.norm((scaled - np.round(scaled)) @ cell, axis=2)
+        empty = np.flatnonzero(distances.min(axis=1) > reach)
+        if len(empty) == 1:
+            found.append(int(empty[0]))
+        else:
+            found.append(found[-1] if found else int(distances.min(axis=1).argmax()))
+    return np.array(found)
+
+
 def dielectric_ratio(dipoles: np.ndarray, volume: float, temperature: float) -> float:
     """1 + 4 pi k_e (<M^2> - <M>^2) / (3 V k T): the static dielectric constant by fluctuations of the dipole.
 

@@ -14,6 +14,7 @@ from ase import Atoms
 from phonopy import Phonopy
 from phonopy.file_IO import write_BORN, write_FORCE_CONSTANTS
 from phonopy.structure.atoms import PhonopyAtoms
+from phonopy.structure.cells import guess_primitive_matrix
 
 from lrpot.errors import ConfigError, StructureError, WorkflowError
 from lrpot.files import atomic_path, write_text
@@ -181,7 +182,9 @@ def phonons(
         scaled_positions=atoms.get_scaled_positions(),
         masses=atoms.get_masses(),
     )
-    phonon = Phonopy(unitcell, np.diag(repeats), primitive_matrix="auto", symprec=SYMMETRY_PRECISION)
+    # "auto" would do the same, and warn of it
+    primitive = guess_primitive_matrix(unitcell, symprec=SYMMETRY_PRECISION)
+    phonon = Phonopy(unitcell, np.diag(repeats), primitive_matrix=primitive, symprec=SYMMETRY_PRECISION)
     phonon.generate_displacements(distance=distance)
     rest = _forces(phonon.supercell, atoms)
     residual = float(np.linalg.norm(rest, axis=1).max())

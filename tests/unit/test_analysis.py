@@ -13,6 +13,7 @@ from lrpot.analysis import (
     mean_square_displacement,
     pair_distribution,
     unwrapped,
+    vacant_sites,
     velocity_spectrum,
 )
 from lrpot.units import COULOMB_CONSTANT
@@ -104,3 +105,14 @@ def test_a_charge_on_a_spring_polarises_as_it_fluctuates() -> None:
     dipoles = 3.0 + charge * np.random.default_rng(0).normal(scale=width, size=(50_000, 3))
     expected = 1 + 4 * np.pi * COULOMB_CONSTANT * charge**2 / (spring * volume)
     assert dielectric_ratio(dipoles, volume, temperature) == pytest.approx(expected, rel=0.01)
+
+
+def test_a_vacancy_is_where_an_atom_has_arrived_from() -> None:
+    """Atom 0 goes half way and back, then all the way, across the edge of the cell."""
+    cell = 8.0 * np.eye(3)
+    sites = np.array([[x, y, 0.0] for x in (0.0, 4.0) for y in (0.0, 4.0)])
+    atoms = sites[[0, 1, 2]]
+    way = np.array([0.0, 0.2, 0.5, 0.3, 0.0, 0.4, 0.6, 0.9, 1.0])
+    paths = np.repeat(atoms[None], len(way), axis=0)
+    paths[:, 1] -= way[:, None] * np.array([4.0, 0.0, 0.0])  # from (0, 4) by way of (-2, 4) to (-4, 4), which is (4, 4)
+    assert vacant_sites(paths, sites, cell, 1.5).tolist() == [3, 3, 3, 3, 3, 3, 3, 1, 1]

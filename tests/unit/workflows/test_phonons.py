@@ -24,6 +24,9 @@ from lrpot.workflows.nac import LongWaves, long_waves_of_file, long_waves_of_mod
 from lrpot.workflows.phonons import Phonons, fewest_repeats, phonons, supercell_of
 from tests.helpers_cli import one_error_line, run_cli, small_model
 
+FACES = np.array([(0, 0, 0), (0, 0.5, 0.5), (0.5, 0, 0.5), (0.5, 0.5, 0)])
+CUBE = np.concatenate([FACES, (FACES + np.array([0.5, 0.0, 0.0])) % 1])  # scaled; one element, then the other
+
 # THz of the root of 1 eV/A^2/u.
 THZ = np.sqrt(_e / _amu) * 1e10 / (2.0 * np.pi) / 1e12
 
@@ -151,6 +154,17 @@ def test_an_unstable_crystal_has_imaginary_modes() -> None:
     found.run(mesh=20.0, points=11)
     assert found.lowest < -0.1
     assert found.record()["long_waves"] is None
+
+
+def test_the_choice_of_the_cell_changes_nothing(small: Phonons, relaxed_salt: Atoms) -> None:
+    """A cube of 8 atoms has the waves that fit into it as any other supercell has."""
+    cube = Atoms("Na4Cl4", scaled_positions=CUBE, cell=relaxed_salt.cell.lengths() * 2**0.5, pbc=True)
+    cube.calc = relaxed_salt.calc
+    found = phonons(cube, supercell=(1, 1, 1))
+    assert len(found.phonopy.primitive) == 2
+    # X fits into both
+    expected = small.phonopy.run_qpoints([(0.5, 0.5, 0.0)]).frequencies[0]
+    np.testing.assert_allclose(found.phonopy.run_qpoints([(0.5, 0.5, 0.0)]).frequencies[0], expected, atol=ZERO)
 
 
 def test_repeats_make_a_supercell_wide_enough() -> None:
