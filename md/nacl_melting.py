@@ -33,6 +33,7 @@ def main() -> None:
     arguments = parse()
     atoms = bulk("NaCl", "rocksalt", a=5.64, cubic=True).repeat(arguments.cells)
     atoms.calc = LRCalculator(arguments.model, device=arguments.device, skin=0.5)
+    arguments.out.mkdir(parents=True, exist_ok=True)
     out = arguments.out
     heated = simulate(atoms, arguments, "heating", arguments.heat, arguments.first, arguments.last)
     cold = ase.io.read(out / "heating.traj", index=f":{max(len(heated.time_fs) // 10, 2)}")
@@ -139,7 +140,6 @@ def parse() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.cells, arguments.heat, arguments.melt, arguments.interval = 1, 60, 60, 5
-    arguments.out.mkdir(parents=True, exist_ok=True)
     return arguments
 
 

@@ -34,6 +34,7 @@ BLOCKS = 8  # of the run, whose scatter says how sure the dielectric constant is
 def main() -> None:
     arguments = parse()
     calculator = LRCalculator(arguments.model, device=arguments.device, skin=0.5)
+    arguments.out.mkdir(parents=True, exist_ok=True)
     unit = bulk("NaCl", "rocksalt", a=5.64, cubic=True)
     unit.calc = calculator
     unit = relax_fully(unit, "the crystal", cell="isotropic", fmax=0.001, symmetry=True)
@@ -117,7 +118,6 @@ def parse() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.cells, arguments.steps = 1, 120
-    arguments.out.mkdir(parents=True, exist_ok=True)
     return arguments
 
 

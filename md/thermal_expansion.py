@@ -35,6 +35,7 @@ RMAX = 6.0  # A
 def main() -> None:
     arguments = parse()
     calculator = LRCalculator(arguments.model, device=arguments.device, skin=0.5)
+    arguments.out.mkdir(parents=True, exist_ok=True)
     atoms, repeats = crystal(calculator, arguments.structure)
     if arguments.quick:
         repeats = (2, 2, 1) if len(atoms) < 8 else (1, 1, 1)
@@ -143,7 +144,6 @@ def parse() -> argparse.Namespace:
         arguments.steps, arguments.temperatures = 60, [100.0, 300.0]
     if len(set(arguments.temperatures)) < 2:
         parser.error("--temperatures: give two or more, or there is no expansion")
-    arguments.out.mkdir(parents=True, exist_ok=True)
     return arguments
 
 

@@ -32,6 +32,7 @@ CHARGE = {"Na": -1.0, "Cl": 1.0}  # e, of the cell without that ion
 def main() -> None:
     arguments = parse()
     calculator = LRCalculator(arguments.model, device=arguments.device, skin=0.5)
+    arguments.out.mkdir(parents=True, exist_ok=True)
     unit = bulk("NaCl", "rocksalt", a=5.64, cubic=True)
     unit.calc = calculator
     perfect = relax_fully(unit, "the crystal", cell="isotropic", fmax=0.001, symmetry=True).repeat(arguments.cells)
@@ -152,7 +153,6 @@ def parse() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.images, arguments.neb_steps, arguments.steps, arguments.fmax = 1, 5, 50, 0.1
-    arguments.out.mkdir(parents=True, exist_ok=True)
     return arguments
 
 
