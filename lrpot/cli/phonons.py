@@ -113,11 +113,11 @@ def _show(console: Console, found: Phonons, title: str) -> None:
     """Modes at Gamma, then what else is worth knowing."""
     from lrpot.workflows.phonons import UNSTABLE
 
-    transverse, splittings = found.at_gamma(), found.splittings()
+    plain, splittings = found.at_gamma(), found.splittings()
     header = ["mode", "THz", "1/cm", "meV"]
     header += [f"towards Gamma along {''.join(map(str, direction))} (THz)" for direction in splittings]
     lines = []
-    for mode, f in enumerate(transverse):
+    for mode, f in enumerate(plain):
         split = [f"{frequencies[mode]:.4f}" for frequencies in splittings.values()]
         lines.append([str(mode + 1), f"{f:.4f}", f"{WAVE_NUMBER * f:.2f}", f"{MILLI_EV * f:.3f}", *split])
     console.table(title, header, lines)

@@ -153,7 +153,9 @@ def symmetrised(stiffness: np.ndarray, atoms: Atoms) -> np.ndarray:
     """The mean of a stiffness (6, 6) and its transpose over the rotations that leave a crystal as it is."""
     tensor = ElasticTensor.from_voigt(0.5 * (stiffness + stiffness.T))
     structure = AseAtomsAdaptor.get_structure(Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True))
-    return np.array(tensor.fit_to_structure(structure, symprec=SYMMETRY_PRECISION).voigt)
+    found = np.array(tensor.fit_to_structure(structure, symprec=SYMMETRY_PRECISION).voigt)
+    # what symmetry forbids is left as a rounding error of either sign
+    return np.where(np.abs(found) > 1e-9 * np.abs(found).max(), found, 0.0)
 
 
 def _strained(atoms: Atoms, column: int, amount: float) -> Atoms:

@@ -145,6 +145,8 @@ class Phonons:
         for name, write in writers.items():
             with atomic_path(folder / name) as temporary:
                 write(str(temporary))
+        if waves is None:
+            (folder / "BORN").unlink(missing_ok=True)  # of an older run; phonopy would read it
         write_text(folder / "phonons.json", json.dumps(self.record(), indent=1) + "\n")
         return [folder / name for name in (*writers, "phonons.json")]
 

@@ -95,7 +95,6 @@ def relax(
         relaxed.set_constraint([*relaxed.constraints, FixSymmetry(relaxed, symprec=SYMMETRY_PRECISION)])
     target: Any = relaxed
     if cell != "fixed":
-        # no factor of its own: the cell's "forces" are eV, as large as those of so many atoms
         target = FrechetCellFilter(
             relaxed,
             scalar_pressure=pressure / GPA,

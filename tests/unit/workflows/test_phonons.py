@@ -175,7 +175,10 @@ def test_repeats_make_a_supercell_wide_enough() -> None:
     assert fewest_repeats(cube, 12.1) == [3, 3, 3]
 
 
-def test_files_are_read_by_phonopy(split: Phonons, tmp_path: Path) -> None:
+def test_files_are_read_by_phonopy(relaxed_salt: Atoms, tmp_path: Path) -> None:
+    split = phonons(relaxed_salt, supercell=(2, 2, 2))
+    split.set_long_waves(long_waves_of_model(relaxed_salt.calc.model, *supercell_of(split.phonopy)))
+    split.run(mesh=20.0, points=11)
     files = split.write(tmp_path)
     assert sorted(file.name for file in files) == sorted(file.name for file in tmp_path.iterdir())
     again = phonopy.load(tmp_path / "phonopy_params.yaml", log_level=0)
@@ -196,6 +199,10 @@ def test_files_are_read_by_phonopy(split: Phonons, tmp_path: Path) -> None:
     record = json.loads((tmp_path / "phonons.json").read_text())
     assert record["gamma_THz"][-1] == pytest.approx(split.at_gamma()[-1])
     assert record["long_waves"]["toward_gamma_THz"]["1 0 0"][-1] == pytest.approx(expected[-1])
+    split.set_long_waves(None)
+    split.run(mesh=20.0, points=11)
+    assert tmp_path / "BORN" not in split.write(tmp_path)
+    assert not (tmp_path / "BORN").exists()
     # a mode of 1 THz has 2.07 meV, and the mean frequency of this crystal is 4 to 6 THz
     assert 6 * 4 * 2.07e-3 < record["zero_point_energy_eV"] < 6 * 6 * 2.07e-3
 
