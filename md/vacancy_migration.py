@@ -48,7 +48,10 @@ def main() -> None:
     spread = count**0.5 / length  # of a number of events that do not know each other
     print(f"MD at {arguments.temperature:g} K: {count} jumps in {length:.1f} ps, {rate:.3f} ± {spread:.3f} 1/ps")
     boltzmann = np.exp(-barrier / (units.kB * arguments.temperature))
-    print(f"rate / ({WAYS} exp(-barrier / k T)), the frequency of attempts: {rate / (WAYS * boltzmann):.2f} THz")
+    if count:
+        print(f"rate / ({WAYS} exp(-barrier / k T)), the frequency of attempts: {rate / (WAYS * boltzmann):.2f} THz")
+    else:
+        print(f"with 5 attempts per ps, one jump takes about {1 / (5 * WAYS * boltzmann):.0f} ps: take more --steps")
     print(f"wrote {draw(energies, time, sites, msd, arguments)}")
 
 
