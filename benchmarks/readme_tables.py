@@ -39,6 +39,7 @@ def tables() -> list[str]:
         kills(read("kills")),
         *nacl(read("nacl")),
         transfer(read("size_transfer")),
+        phonons(read("phonons")),
         defects(read("defects-gan"), "GaN, DFT"),
         electrolyte(read("electrolyte")),
         dimers(read("charged_dimers")),
@@ -265,6 +266,27 @@ def transfer(result: dict[str, Any]) -> str:
             row += [f"{record[size]['forces']['mae']:.1e}" for size in ("64 atoms", "512 atoms")]
             row.append(", ".join(f"{symbol} {charge:+.2f}" for symbol, charge in record["charges"].items()) or "-")
     return table(tuple(columns), [(name, *row) for name, row in rows.items()])
+
+
+def phonons(result: dict[str, Any]) -> str:
+    columns = (
+        "phonons of NaCl (THz)",
+        "supercell",
+        "Born charges",
+        "acoustic, Γ",
+        "TO, Γ",
+        "LO, Γ",
+        "LO - TO",
+        "off DFT",
+    )
+    rows = []
+    for found in result["records"]:
+        numbers = [f"{found[name]:.2f}" for name in ("TO", "LO", "splitting")]
+        off = "-" if found["model"] == "DFT" else f"{found['path_rms']:.3f}"
+        rows.append(
+            (found["model"], f"{found['atoms']} atoms", found["charges"], f"{found['acoustic']:.4f}", *numbers, off)
+        )
+    return table(columns, rows)
 
 
 def electrolyte(result: dict[str, Any]) -> str:

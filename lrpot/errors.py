@@ -58,5 +58,9 @@ class Interrupted(LrpotError):
     """Stopped by Ctrl-C after the step in hand was finished and saved."""
 
 
+class WorkflowError(LrpotError):
+    """A calculation on a crystal without a result, such as a relaxation that does not come to rest."""
+
+
 class ProcessLost(LrpotError):
     """One of the processes that fit a model together has ended before its time."""

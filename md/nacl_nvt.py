@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import ase.io
 import numpy as np
-from ase import Atoms
 from ase.build import bulk
 from ase.calculators.mixing import SumCalculator
-from ase.neighborlist import neighbor_list
 
 from lrpot import LRCalculator
+from lrpot.analysis import pair_distribution
 from lrpot.console import Console
 from lrpot.data.builders.tosi_fumi import TosiFumi
 from lrpot.errors import LrpotError
@@ -55,31 +53,6 @@ def main() -> None:
     print(f"mean temperature {np.mean(run.temperature[late:]):.0f} K (bath {arguments.temperature:g} K)")
     print(f"first peak of g(r), Na-Cl, at {r[peak]:.2f} A, height {g[peak]:.1f}")
     print(f"wrote {arguments.out}")
-
-
-def pair_distribution(
-    frames: Sequence[Atoms], one: str, other: str, rmax: float, width: float = 0.05
-) -> tuple[np.ndarray, np.ndarray]:
-    """g(r) of two different elements, averaged over frames.
-
-    Args:
-        frames: crystals that are periodic in three directions.
-        one, other: symbols of elements.
-        rmax: A; may be longer than the cell. width: of a bin, A.
-    Returns:
-        centres of the bins, A, and g there; 1 where the atoms know nothing of each other.
-    """
-    edges = np.arange(0.0, rmax + width, width)
-    g = np.zeros(len(edges) - 1)
-    for atoms in frames:
-        symbols = np.array(atoms.get_chemical_symbols())
-        i, j, distances = neighbor_list("ijd", atoms, edges[-1])
-        chosen = (symbols[i] == one) & (symbols[j] == other)
-        found = np.histogram(distances[chosen], edges)[0]
-        density = (symbols == other).sum() / atoms.get_volume()
-        shells = 4.0 / 3.0 * np.pi * np.diff(edges**3)
-        g += found / ((symbols == one).sum() * density * shells * len(frames))
-    return 0.5 * (edges[1:] + edges[:-1]), g
 
 
 def parse() -> argparse.Namespace:

@@ -36,7 +36,7 @@ def born_charges(source: str | Path | Sequence[Path]) -> tuple[dict[int, float],
     """
     paths = [Path(source)] if isinstance(source, (str, Path)) else list(source)
     if len(paths) == 1 and paths[0].suffix in (".yaml", ".yml", ".json"):
-        atoms = _read_tables(paths[0])
+        atoms = read_tables(paths[0])
         return _screened([_tensors(atoms, str(paths[0]))]), f"Born charges of {paths[0]}"
     labelled = [_tensors(row.atoms, str(row)) for path in paths for row in _labelled(stream_rows(path))]
     if not labelled:
@@ -51,7 +51,12 @@ def _labelled(rows: Iterable[Row]) -> Iterable[Row]:
     return (row for row in rows if "born_charges" in row.atoms.arrays and "dielectric" in row.atoms.info)
 
 
-def _read_tables(path: Path) -> Atoms:
+def read_tables(path: Path) -> Atoms:
+    """Atoms without places, whose info has born_charges and dielectric as a YAML or JSON file gives them.
+
+    Raises:
+        ConfigError: not such a file.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         content: Any = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)

@@ -19,15 +19,19 @@ from lrpot.cli import (
     convert,
     cv,
     data,
+    elastic,
     ensemble,
+    eos,
     evaluate,
     export,
     fit,
     info,
     md,
     models,
+    phonons,
     plot,
     predict,
+    relax,
     report,
     screen,
 )
@@ -53,6 +57,10 @@ app.command("predict")(predict.predict)
 app.command("screen")(screen.screen)
 app.command("report")(report.report)
 app.command("md")(md.md)
+app.command("relax")(relax.relax)
+app.command("eos")(eos.eos)
+app.command("elastic")(elastic.elastic)
+app.command("phonons")(phonons.phonons)
 app.command("info")(info.info)
 app.command("models")(models.models)
 app.add_typer(export.app, name="export")

@@ -100,6 +100,62 @@ def test_nvt(model: Path, tmp_path: Path) -> None:
     assert number("Na-Cl, at # A", text) == pytest.approx(NEIGHBOURS, abs=PEAK_TOLERANCE)
 
 
+def quick(script: str, *arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a script prints of a run of few steps, in this process: another one would spend its time on imports."""
+    monkeypatch.setattr(sys, "argv", [script, *arguments, "--quick", "--out", "out"])
+    runpy.run_path(str(ROOT / script), run_name="__main__")
+    text = capsys.readouterr().out
+    picture = Path(text.rpartition("wrote ")[2].strip())
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    return text
+
+
+@slow
+def test_melting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = quick("md/nacl_melting.py", "--last", "900", monkeypatch=monkeypatch, capsys=capsys)
+    frames = ase.io.read("out/melt.traj", index=":")
+    assert number("volume per ion pair #", text) == pytest.approx(frames[-1].get_volume() / 4, abs=0.06)
+    assert 300 <= number("collapses at # K", text) <= 900
+    assert number("Na-Cl, crystal: # A", text) == pytest.approx(NEIGHBOURS, abs=PEAK_TOLERANCE)
+    assert np.ptp([atoms.get_volume() for atoms in ase.io.read("out/heating.traj", index=":")]) > 0
+
+
+@slow
+def test_thermal_expansion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = quick("md/thermal_expansion.py", "nacl.pt", monkeypatch=monkeypatch, capsys=capsys)
+    found = [number(f"{temperature} K: a, b, c = #", text) for temperature in (100, 300)]
+    for temperature, length in zip((100, 300), found, strict=True):
+        frames = ase.io.read(f"out/{temperature}K.traj", index=":")
+        late = frames[len(frames) // 3 :]
+        assert length == pytest.approx(np.mean([atoms.cell.lengths()[0] for atoms in late]), abs=1e-4)
+    slope = 1e6 * (found[1] - found[0]) / 200 / np.mean(found)
+    assert number("expansion of a: #e-6", text) == pytest.approx(slope, abs=0.2)
+
+
+@slow
+def test_vacancy_migration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = quick("md/vacancy_migration.py", monkeypatch=monkeypatch, capsys=capsys)
+    band = ase.io.read("out/band.extxyz", index=":")
+    energies = [image.get_potential_energy() for image in band]
+    assert number("barrier of a jump of Na: # eV", text) == pytest.approx(max(energies) - energies[0], abs=1e-3)
+    # half way the ion stands between two others of its kind, and both ends are alike
+    assert max(energies) == energies[1] > energies[0] + 0.3
+    assert energies[0] == pytest.approx(energies[2], abs=1e-2)
+    assert number("# jumps in", text) == 0
+
+
+@slow
+def test_vibrations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = quick("md/nacl_vibrations.py", monkeypatch=monkeypatch, capsys=capsys)
+    to, lo = number("TO # THz", text), number("LO # THz", text)
+    assert number(r"\(LO / TO\)\^2 = #", text) == pytest.approx((lo / to) ** 2, rel=0.01)
+    assert number("eps_0 / eps_inf = #", text) > 1
+
+
 @slow
 def test_fit_your_own_data(tmp_path: Path) -> None:
     """Rows of the sample that lies in the repository; charges of +1 and -1 e made their labels."""
@@ -129,6 +185,7 @@ def test_your_own_backbone(tmp_path: Path) -> None:
         ("calculators/ase/run.py", "nowhere.pt", NO_MODEL),
         ("md/nacl_nve.py", "nowhere.pt", NO_MODEL),
         ("md/nacl_nvt.py", "nowhere.pt", NO_MODEL),
+        ("md/vacancy_migration.py", "nowhere.pt", NO_MODEL),
         ("examples/02_fit_your_own_data.py", "empty.extxyz", "is empty; nothing to read"),
         ("examples/03_your_own_backbone.py", "empty.extxyz", "is empty; nothing to read"),
     ],

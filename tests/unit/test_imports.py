@@ -28,13 +28,13 @@ ORDER = (
     ("model_file", "charge_scale", "calibration"),
     ("prediction", "plots"),
     ("training",),
-    ("interfaces", "md", "report"),
+    ("interfaces", "md", "report", "workflows"),
     ("cli",),
 )
 LEVEL = {group: level for level, line in enumerate(ORDER) for group in line}
 
 # What the order would allow, and still must not be.
-NEVER = {("interfaces", "training"), ("md", "training"), ("kspace", "config")}
+NEVER = {("interfaces", "training"), ("md", "training"), ("workflows", "training"), ("kspace", "config")}
 
 # Packages that take long to load: not for `import lrpot` or `lrpot --help`.
 HEAVY = (

@@ -1,0 +1,1 @@
+"""Calculations on one crystal with any ASE calculator: relaxation, equation of state, elastic constants, phonons."""
