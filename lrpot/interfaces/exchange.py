@@ -22,11 +22,11 @@ class Exchange:
     def __init__(self, comm: Any) -> None:
         """
         Args:
-            comm: a communicator of mpi4py.
+            comm: a communicator of mpi4py; None if there is only this process.
         """
         self.comm = comm
-        self.rank = int(comm.Get_rank())
-        self.size = int(comm.Get_size())
+        self.rank = 0 if comm is None else int(comm.Get_rank())
+        self.size = 1 if comm is None else int(comm.Get_size())
 
     @property
     def first(self) -> bool:
@@ -41,13 +41,17 @@ class Exchange:
 
     def any(self, flag: bool) -> bool:
         """Whether it is true in any process."""
-        return bool(self.comm.allreduce(int(flag)))
+        return flag if self.size == 1 else bool(self.comm.allreduce(int(flag)))
 
     def first_message(self, message: str | None) -> str | None:
         """That of the first process that has one."""
-        if not self.any(message is not None):
-            return None
+        if self.size == 1 or not self.any(message is not None):
+            return message
         return next(text for text in self.comm.allgather(message) if text is not None)
+
+    def abort(self) -> None:
+        """End all processes at once: the others wait for what will not come."""
+        self.comm.Abort(1)
 
     def send(self, values: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows to all processes.

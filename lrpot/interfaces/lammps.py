@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -19,14 +18,12 @@ import torch
 from ase.data import atomic_numbers, chemical_symbols
 
 from lrpot.backbones.depth import depth_of
-from lrpot.data.neighbours import NeighbourList
 from lrpot.errors import ConfigError, LrpotError, StructureError, UnknownElementError
 from lrpot.interfaces.exchange import Exchange, Owners
 from lrpot.interfaces.halo import Halo
 from lrpot.interfaces.shared import Share, check_shareable, evaluate
 from lrpot.model_file import check_device, load
 from lrpot.potential import Potential
-from lrpot.structure import make_structure
 
 FIX = "lrpot"
 # LAMMPS's xx, yy, zz, xy, xz, yz.
@@ -123,14 +120,17 @@ class LammpsModel:
         self.virial = virial
         self.total_charge = total_charge
         self.skin = skin
-        self.neighbours = NeighbourList(model.cutoff, skin)
         _check_settings(lmp, len(species))
         self.n_atoms = int(lmp.get_natoms())
-        self.n_processes = int(lmp.extract_setting("world_size"))
-        self.halo_width = model.cutoff + skin
-        if self.n_processes > 1:
-            self._prepare_sharing()
-        self._failure: LrpotError | None = None
+        self.exchange = Exchange(lmp.get_mpi_comm())
+        self.depth = 1
+        if self.exchange.size > 1:
+            check_shareable(model)
+            self.depth = max(depth_of(member.short.backbone, model.elements) for member in model.members)
+        # LAMMPS chooses ghosts anew at another moment than the halo is made, hence one skin more
+        self.halo_width = self.depth * (model.cutoff + skin) + skin
+        self._halo: Halo | None = None
+        self._failure: BaseException | None = None
         self._raises = False
         lmp.command(f"neighbor {skin:.17g} bin")
         lmp.command("neigh_modify every 1 delay 0 check yes")
@@ -139,19 +139,11 @@ class LammpsModel:
         lmp.command(f"fix_modify {FIX} energy yes virial {'yes' if virial else 'no'}")
         lmp.set_fix_external_callback(FIX, self._callback, lmp)
 
-    def _prepare_sharing(self) -> None:
-        check_shareable(self.model)
-        self.exchange = Exchange(self.lmp.get_mpi_comm())
-        self.depth = max(depth_of(member.short.backbone, self.model.elements) for member in self.model.members)
-        # LAMMPS chooses ghosts anew at another moment than the halo is made, hence one skin more
-        self.halo_width = self.depth * (self.model.cutoff + self.skin) + self.skin
-        self.halo: Halo | None = None
-
     def command(self, line: str) -> None:
         """Give LAMMPS a command that needs forces, such as "run 100" or "minimize ...".
 
         Raises:
-            LrpotError: what went wrong in a step, which has ended the run in all processes.
+            LrpotError: what went wrong in a step. The run has ended in all processes, at the step before.
         """
         self._failure, self._raises = None, True
         try:
@@ -166,14 +158,15 @@ class LammpsModel:
     ) -> None:
         # LAMMPS takes no notice of an exception that leaves this function
         try:
-            energy, found, stress = self._one(positions) if self.n_processes == 1 else self._shared(n_own)
-        except LrpotError as error:
-            self._end(type(error)(f"step {step}: {error}"))
+            energy, found, stress = self._compute(n_own)
+        except BaseException as error:
+            if isinstance(error, LrpotError):
+                error = type(error)(f"step {step}: {error}")
+            elif self.exchange.size > 1:
+                traceback.print_exc()
+                self.exchange.abort()
+            self._end(error)
             found = np.zeros((n_own, 3))
-        except BaseException:
-            traceback.print_exc()
-            # the other processes wait for what will not come
-            os._exit(1) if self.n_processes == 1 else self.exchange.comm.Abort(1)
         else:
             lmp.fix_external_set_energy_global(FIX, energy)
             if stress is not None:
@@ -182,51 +175,56 @@ class LammpsModel:
         if n_own:
             forces[:] = found
 
-    def _end(self, failure: LrpotError) -> None:
+    def _end(self, failure: BaseException) -> None:
         """End the run before the next step."""
         self._failure = failure
         self.lmp.force_timeout()
-        if not self._raises and (self.n_processes == 1 or self.exchange.first):
+        if not self._raises and self.exchange.first:
             print(f"lrpot: error: {failure}", file=sys.stderr)
 
-    def _one(self, positions: np.ndarray) -> tuple[float, np.ndarray, np.ndarray | None]:
-        """Energy, forces and stress where this process has all atoms."""
-        types = self.lmp.numpy.extract_atom("type", nelem=len(positions))
-        batch = make_structure(self.numbers[types], positions, self._cell(), [True] * 3, total_charge=self.total_charge)
-        self.structure = self.neighbours.update(batch).to(self.device)
-        output = self.model(self.structure, stress=self.virial)
-        stress = output["stress"][0].cpu().numpy() if self.virial else None
-        return float(output["energy"][0]), output["forces"].cpu().numpy(), stress
-
-    def _shared(self, n_own: int) -> tuple[float, np.ndarray, np.ndarray | None]:
+    def _compute(self, n_own: int) -> tuple[float, np.ndarray, np.ndarray | None]:
         """Energy and stress of the crystal, and forces on the atoms of this process."""
-        exchange = self.exchange
+        self._look(n_own)
+        if self.exchange.size == 1:
+            output = self.model(self.structure, stress=self.virial)
+            energy, forces, stress = float(output["energy"][0]), output["forces"], output.get("stress", [None])[0]
+        else:
+            share = Share(self.structure, n_own, self.n_atoms, self.owners)
+            energy, forces, stress = evaluate(self.model, share, stress=self.virial)
+        if not np.isfinite(energy):
+            raise StructureError("the energy is not finite; use a smaller time step, or relax the crystal first")
+        return energy, forces.cpu().numpy(), None if stress is None else stress.cpu().numpy()
+
+    def _look(self, n_own: int) -> None:
+        """See where the atoms are: `structure`.
+
+        Raises:
+            StructureError: in all processes, if it is wrong in one.
+        """
         n_all = self.lmp.extract_setting("nall")
         ids = _per_atom(self.lmp, "id", n_all).astype(np.int64)
         positions = _per_atom(self.lmp, "x", n_all)
         numbers = self.numbers[_per_atom(self.lmp, "type", n_all)]
         cell = self._cell()
-        anew = exchange.any(self.halo is None or not self.halo.serves(ids, positions, n_own))
+        anew = self.exchange.any(self._halo is None or not self._halo.serves(ids, positions, n_own))
         failure: str | None = None
         try:
             if anew:
-                self.halo = None  # should the next line refuse the positions
-                self.halo = Halo(ids, positions, cell, n_own, self.model.cutoff, self.skin, self.depth)
-            assert self.halo is not None
-            self.structure = self.halo.structure(positions, numbers, cell).to(self.device)
-        except LrpotError as error:
+                self._halo = None  # should the next line refuse the positions
+                self._halo = Halo(ids, positions, cell, n_own, self.model.cutoff, self.skin, self.depth)
+            assert self._halo is not None
+            structure = self._halo.structure(positions, numbers, cell)
+        except StructureError as error:
             failure = str(error)
         # all processes go on, or none
-        failure = exchange.first_message(failure)
+        failure = self.exchange.first_message(failure)
         if failure is not None:
             raise StructureError(failure)
-        assert self.halo is not None
-        if anew:
-            self.owners = Owners(exchange, ids[:n_own], self.halo.ids[n_own:])
-        share = Share(self.structure, n_own, self.n_atoms, self.owners)
-        result = evaluate(self.model, share, stress=self.virial)
-        stress = None if result.stress is None else result.stress.cpu().numpy()
-        return result.energy, result.forces.numpy(), stress
+        assert self._halo is not None
+        if anew and self.exchange.size > 1:
+            self.owners = Owners(self.exchange, ids[:n_own], self._halo.ids[n_own:])
+        structure.total_charge[:] = self.total_charge
+        self.structure = structure.to(self.device)
 
     def _cell(self) -> np.ndarray:
         """(3, 3), A, rows are lattice vectors."""

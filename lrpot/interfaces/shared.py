@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,8 +45,7 @@ class Share:
         return self.owners.exchange
 
 
-@dataclass(frozen=True)
-class SharedResult:
+class Result(NamedTuple):
     """
     Attributes:
         energy: eV, of the whole crystal. forces: (n_own, 3), eV/A. stress: (3, 3), eV/A^3, of the whole crystal, or None.
@@ -73,7 +73,7 @@ def check_shareable(model: Potential) -> None:
             )
 
 
-def evaluate(model: Potential, share: Share, *, stress: bool) -> SharedResult:
+def evaluate(model: Potential, share: Share, *, stress: bool) -> Result:
     """Energy, forces on the own atoms, and stress; of an ensemble the mean. Every process calls it together.
 
     Args:
@@ -84,14 +84,14 @@ def evaluate(model: Potential, share: Share, *, stress: bool) -> SharedResult:
     """
     results = [_evaluate(member, share, stress) for member in model.members]
     n = len(results)
-    return SharedResult(
+    return Result(
         sum(result.energy for result in results) / n,
         torch.stack([result.forces for result in results]).mean(dim=0),
         torch.stack([result.stress for result in results if result.stress is not None]).mean(dim=0) if stress else None,
     )
 
 
-def _evaluate(model: Potential, share: Share, stress: bool) -> SharedResult:
+def _evaluate(model: Potential, share: Share, stress: bool) -> Result:
     with torch.enable_grad():
         batch = copy.copy(share.batch)  # shallow: the caller's tensors are left as they are
         positions = batch.positions.detach().requires_grad_()
@@ -111,9 +111,7 @@ def _evaluate(model: Potential, share: Share, stress: bool) -> SharedResult:
     mine = torch.cat([own.detach().reshape(1), *(gradient.reshape(-1) for gradient in gradients[1:])])
     total = share.exchange.total(mine).cpu()
     volume = float(torch.linalg.det(share.batch.cell[0]).abs())
-    return SharedResult(
-        float(total[0] + whole.detach().cpu()), forces, total[1:].reshape(3, 3) / volume if stress else None
-    )
+    return Result(float(total[0] + whole.detach().cpu()), forces, total[1:].reshape(3, 3) / volume if stress else None)
 
 
 def _energies(model: Potential, batch: Data, share: Share) -> tuple[Tensor, Tensor]:

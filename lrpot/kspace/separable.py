@@ -196,7 +196,7 @@ class Separable:
         """Cosines, then sines, of the phases of the rows (..., n, 2 H) and of the columns (..., n, 2 M)."""
         if len(self.waves) == 1:
             angles = torch.addmm(self.quarters, fractional.reshape(-1, 3), self.waves[0])
-            angles = angles.view(*fractional.shape[:-1], -1)
+            angles = angles.view(*fractional.shape[:-1], self.waves.shape[2])
         else:
             angles = torch.baddbmm(self.quarters, fractional, self.waves)
         factors = torch.cos_(angles)
