@@ -182,6 +182,11 @@ class LammpsModel:
         if not self._raises and self.exchange.first:
             print(f"lrpot: error: {failure}", file=sys.stderr)
 
+    @property
+    def n_own(self) -> int:
+        """Atoms that this process owned in the last step."""
+        return 0 if self._halo is None else self._halo.n_own
+
     def _compute(self, n_own: int) -> tuple[float, np.ndarray, np.ndarray | None]:
         """Energy and stress of the crystal, and forces on the atoms of this process."""
         self._look(n_own)

@@ -29,7 +29,7 @@ class TorchSimModel(ModelInterface):
     """A fitted model for torch-sim: `torch_sim.optimize`, `torch_sim.integrate`, `torch_sim.static`.
 
     model = TorchSimModel("nacl.pt", device="cuda")
-    state = torch_sim.optimize(atoms_list, model, optimizer=torch_sim.Optimizer.fire)
+    state = torch_sim.optimize(atoms_list, model, optimizer=torch_sim.optimizers.fire)
 
     All cells of a state are one batch of the network and of the reciprocal sum.
     """
