@@ -24,7 +24,9 @@ def main() -> None:
         calculator = LRCalculator(arguments.model, device=arguments.device, skin=0.5)
         atoms = ase.io.read(arguments.crystal)
         atoms.calc = calculator
-        where = {"host": arguments.host, "port": arguments.port} if arguments.host else {"unix_socket": arguments.socket}
+        where = (
+            {"host": arguments.host, "port": arguments.port} if arguments.host else {"unix_socket": arguments.socket}
+        )
         steps = run_client(atoms, stress=arguments.stress, **where)
     except (LrpotError, OSError) as error:
         sys.exit(f"error: {error}")
@@ -33,7 +35,9 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path, help="model file, or the name of one that comes with lrpot, such as nacl.pt")
+    parser.add_argument(
+        "model", type=Path, help="model file, or the name of one that comes with lrpot, such as nacl.pt"
+    )
     parser.add_argument("crystal", type=Path, help="file that i-PI starts from: elements in the same order")
     parser.add_argument("--socket", default="lrpot", help="address of i-PI's unix socket (default: lrpot)")
     parser.add_argument("--host", help="machine that i-PI runs on, for mode='inet' (default: the unix socket)")

@@ -12,6 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from lrpot import load
 from lrpot.errors import LrpotError
 from lrpot.interfaces.lammps import LammpsModel, open_lammps
 
@@ -22,9 +23,10 @@ def main() -> None:
     arguments = parse()
     lmp = None
     try:
+        potential = load(arguments.model)
         lmp = open_lammps("-log", "none", *arguments.variable)
         lmp.file(str(arguments.input))
-        model = LammpsModel(lmp, arguments.model, species=arguments.species, device=arguments.device)
+        model = LammpsModel(lmp, potential, species=arguments.species, device=arguments.device)
         for line in arguments.run or ["fix move all nve", "run 100"]:
             model.command(line)
         if model.exchange.first:
@@ -41,10 +43,14 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path, help="model file, or the name of one that comes with lrpot, such as nacl.pt")
+    parser.add_argument(
+        "model", type=Path, help="model file, or the name of one that comes with lrpot, such as nacl.pt"
+    )
     parser.add_argument("input", type=Path, nargs="?", default=INPUT, help="LAMMPS input (default: in.nacl)")
     parser.add_argument("--species", nargs="+", default=["Na", "Cl"], help="of atom types 1, 2, ... (default: Na Cl)")
-    parser.add_argument("--run", action="append", help="command that follows; may be given several times (default: NVE)")
+    parser.add_argument(
+        "--run", action="append", help="command that follows; may be given several times (default: NVE)"
+    )
     parser.add_argument("--var", nargs=2, dest="variable", default=[], help="a variable of the input, such as cells 4")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     arguments = parser.parse_args()

@@ -19,6 +19,7 @@ from ase.build import bulk
 from lrpot.errors import LrpotError
 from lrpot.interfaces.torch_sim import TorchSimModel
 
+
 def main() -> None:
     arguments = parse()
     try:
@@ -65,7 +66,9 @@ def salts() -> list[Atoms]:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path, help="model file, or the name of one that comes with lrpot, such as nacl.pt")
+    parser.add_argument(
+        "model", type=Path, help="model file, or the name of one that comes with lrpot, such as nacl.pt"
+    )
     parser.add_argument("crystals", type=Path, nargs="?", help="any file that ASE reads (default: rattled NaCl)")
     parser.add_argument("--steps", type=int, default=100, help="of the relaxation, at most (default: 100)")
     parser.add_argument("--fmax", type=float, default=0.01, help="largest force that ends it, eV/A (default: 0.01)")

@@ -75,8 +75,8 @@ class Exchange:
 class Owners:
     """Which process owns each atom of a halo, and the way of values there and back.
 
-    Found through a directory: the process that an atom's id is a number of, modulo their count, is told by its owner
-    and asked by all that have a copy. So no process needs to know more atoms than its own share.
+    Found through a directory: of each atom the process with the number id modulo their count is told by its owner, and
+    asked by all that have a copy. So no process needs to know more atoms than its share.
     """
 
     def __init__(self, exchange: Exchange, own_ids: np.ndarray, other_ids: np.ndarray) -> None:
@@ -109,7 +109,7 @@ class Owners:
         return found
 
     def give_back(self, values: np.ndarray) -> np.ndarray:
-        """(n, ...) sums, over all processes, of the (m, ...) values that belong to the own atoms: `fetch` transposed."""
+        """(n, ...) sums, over all processes, of the (m, ...) values that belong to own atoms: `fetch` transposed."""
         came, _ = self.exchange.send(values[self.order], self.counts)
         total = np.zeros((self.n_own, *values.shape[1:]), values.dtype)
         np.add.at(total, self.needed, came)

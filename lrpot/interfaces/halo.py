@@ -1,7 +1,7 @@
 """The atoms that one process of several must see: its own and, around them, copies of others, as one structure.
 
-A process of a simulation has some of the atoms and, as ghosts, copies of all that lie near: atoms of other processes and
-periodic images. The energies of its own atoms depend on atoms up to `depth` edges away. Copies of one atom have the
+A process of a simulation has some of the atoms and, as ghosts, copies of all that lie near: atoms of other processes
+and periodic images. The energies of its own atoms depend on atoms up to `depth` edges away. Copies of one atom have the
 same surroundings, so each atom is one row here, and edges say by shifts, in whole cells, which copy they lead to: what
 comes out is a `Structure` like that of the whole crystal, with fewer atoms.
 """
@@ -126,8 +126,8 @@ def _steps(centre: np.ndarray, neighbour: np.ndarray, n: int, n_own: int, depth:
 
 
 def _one_of_each(ids: np.ndarray, steps: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of the copies of each atom that is seen the nearest, own atoms first, in their order; and (M,) the row of the atom
-    that each is a copy of, -1 if it is not seen."""
+    """Of the copies of each atom that is seen the nearest, own atoms first, in their order; and (M,) the row of the
+    atom that each is a copy of, -1 if it is not seen."""
     order = np.lexsort((np.arange(len(ids)), steps))
     order = order[steps[order] <= depth]
     _, first = np.unique(ids[order], return_index=True)

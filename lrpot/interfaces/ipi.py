@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import time
 
 from ase import Atoms
-from ase.calculators.socketio import SocketClient, SocketClosed
+from ase.calculators.socketio import IPIProtocol, SocketClient, SocketClosed, actualunixsocketname
+from ase.parallel import world
 
 from lrpot.errors import ConfigError
 
@@ -15,6 +17,16 @@ PAUSE = 0.1
 
 class _Client(SocketClient):
     """ASE's client, which asks for energy, forces and stress one after the other: all are computed at once."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        # ASE's own would leave the socket open where nobody listens yet
+        self.comm = world
+        self.protocol = IPIProtocol(connection)
+        self.log = self.protocol.log
+        self.closed = False
+        self.bead_index = 0
+        self.bead_initbytes = b""
+        self.state = "READY"
 
     def calculate(self, atoms: Atoms, use_stress: bool) -> tuple[object, ...]:
         if use_stress:
@@ -59,7 +71,7 @@ def _connected(unix_socket: str | None, host: str, port: int, patience: float) -
     end = time.monotonic() + patience
     while True:
         try:
-            return _Client(host=host, port=port, unixsocket=unix_socket)
+            return _Client(_open(unix_socket, host, port))
         except OSError as error:
             if time.monotonic() > end:
                 where = f"{host}:{port}" if unix_socket is None else f"the unix socket {unix_socket!r}"
@@ -68,3 +80,15 @@ def _connected(unix_socket: str | None, host: str, port: int, patience: float) -
                     "and look for what it says"
                 ) from error
             time.sleep(PAUSE)
+
+
+def _open(unix_socket: str | None, host: str, port: int) -> socket.socket:
+    if unix_socket is None:
+        return socket.create_connection((host, port))
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(actualunixsocketname(unix_socket))
+    except OSError:
+        connection.close()
+        raise
+    return connection

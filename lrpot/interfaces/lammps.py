@@ -101,7 +101,8 @@ class LammpsModel:
             device: cpu, cuda, cuda:1, ...
             dtype: precision of network and structure factors, float64 or float32.
             skin: A; see `LRCalculator`.
-            virial: whether LAMMPS gets the virial; without, its pressure is that of an ideal gas, and steps are quicker.
+            virial: whether LAMMPS gets the virial; without, its pressure is that of an ideal gas, and steps are
+                quicker.
             total_charge: e, for charge models that need it.
         Raises:
             ModelFileError, UnknownElementError: the model cannot be used. ConfigError: settings of LAMMPS, or a model
@@ -109,6 +110,8 @@ class LammpsModel:
         """
         if dtype not in ("float64", "float32"):
             raise ConfigError(f"dtype = {dtype!r} is not known; use float64 or float32")
+        if not 0.0 <= skin < np.inf:
+            raise ConfigError(f"skin = {skin:g} A: must be finite and not negative")
         precision = getattr(torch, dtype)
         if not isinstance(model, Potential):
             model = load(model, device=device)

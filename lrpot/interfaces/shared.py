@@ -1,8 +1,8 @@
 """A potential on a crystal that is divided among processes: each has the energies of its own atoms.
 
-E = sum of the energies of atoms, which depend on atoms up to `depth` edges away (the halo), and of the long range, of
-which every process knows its own charges, the amplitudes S(k) being summed over all. A process differentiates the energies
-of its own atoms and the whole long range by all atoms that it sees; what belongs to atoms of others goes to their owners.
+E is the sum of the energies of atoms, which depend on atoms a few edges away (the halo), and of the long range, for
+which each process has its own charges and S(k) is summed over all. A process differentiates the energies of its own
+atoms and the whole long range by all atoms that it sees; what belongs to atoms of others goes to their owners.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class Share:
 class Result(NamedTuple):
     """
     Attributes:
-        energy: eV, of the whole crystal. forces: (n_own, 3), eV/A. stress: (3, 3), eV/A^3, of the whole crystal, or None.
+        energy: eV, of the whole crystal. forces: (n_own, 3), eV/A.
+        stress: (3, 3), eV/A^3, of the whole crystal, or None.
     """
 
     energy: float

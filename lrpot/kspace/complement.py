@@ -45,8 +45,8 @@ class _Complement(nn.Module):
         return total + self.of_net(net_charge(charges, batch, len(volume)), volume)
 
     def per_atom(self, charges: Tensor, edge_index: Tensor, distances: Tensor) -> Tensor:
-        """(N,), eV: what does not depend on the charge of the whole cell, atom by atom: half of the energy of each pair,
-        to the centre of an edge, and the energy in its own field.
+        """(N,), eV, all but the k = 0 term: half of the energy of each pair, to the centre of an edge, and the energy
+        of each charge in its own field.
 
         Args:
             charges: (N, C), e, float64. edge_index, distances: as of `forward`.

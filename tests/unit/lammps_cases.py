@@ -1,6 +1,6 @@
 """Simulations that one and several processes must agree on, and the job that runs them in LAMMPS.
 
-mpiexec -n 2 python -m tests.unit.lammps_cases FOLDER      writes FOLDER/NAME.npz or, of what is refused, NAME.txt
+mpiexec -n 2 python -m tests.unit.lammps_cases FOLDER NAME ...    writes FOLDER/NAME.npz or, if refused, NAME.txt
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from tests.helpers_cli import small_model
 
 SPECIES = ("Na", "Cl")
 MASSES = (22.98976928, 35.45)
-PICOSECONDS = 1e3  # fs; LAMMPS has A/ps, ASE has A/fs times a constant
+BAR = 1.602176634e6  # per eV/A^3
+AMU_K = 0.8314462618  # k_B in amu (A/ps)^2 / K
 NETWORK = {"features": 8, "interactions": 2, "cutoff": 3.5}
 
 
@@ -45,34 +46,33 @@ class Case:
     settings: tuple[tuple[str, Any], ...] = ()
 
 
-def salt(n: int = 2, *, rattle: float = 0.1, temperature: float = 0.0) -> Atoms:
-    """8 n^3 atoms; velocities in A/fs."""
+def salt(n: int = 2) -> Atoms:
+    """8 n^3 atoms, moved from their places, at rest."""
     atoms = bulk("NaCl", "rocksalt", a=5.62, cubic=True) * (n, n, n)
-    atoms.rattle(rattle, seed=1)
+    atoms.rattle(0.1, seed=1)
     atoms.wrap()
-    rng = np.random.default_rng(2)
-    # k_B / (amu A^2 / fs^2)
-    speed = np.sqrt(8.314462618e-7 * temperature / np.where(atoms.numbers == 11, *MASSES))
-    velocities = rng.normal(size=(len(atoms), 3)) * speed[:, None]
-    atoms.arrays["velocities"] = velocities - velocities.mean(axis=0)
+    atoms.positions = np.round(atoms.positions, 6)  # as they are in a file
     return atoms
+
+
+def heat(atoms: Atoms, temperature: float) -> None:
+    """Velocities, A/ps, to atoms without."""
+    speed = np.sqrt(AMU_K * temperature / np.where(atoms.numbers == 11, *MASSES))
+    velocities = np.random.default_rng(2).normal(size=(len(atoms), 3)) * speed[:, None]
+    atoms.arrays["velocities"] = velocities - velocities.mean(axis=0)
 
 
 def skewed_with_vacancy() -> Atoms:
-    """31 atoms, charged, hot, in a cell without right angles that is shorter than the halo is wide."""
-    atoms = salt(2, temperature=3000.0)[:32]
-    atoms.set_cell([[11.24, 0.0, 0.0], [1.3, 11.0, 0.0], [-0.9, 1.7, 5.9]])
-    atoms.positions *= [1.0, 1.0, 0.5]
+    """63 hot atoms, charged, in a cell without right angles: long enough that no process sees all of it, and in the
+    other directions shorter than the halo is wide."""
+    corners = np.stack(np.meshgrid(range(16), range(2), range(2), indexing="ij"), axis=-1).reshape(-1, 3)
+    moves = np.random.default_rng(4).uniform(-0.08, 0.08, corners.shape)
+    symbols = ["NaCl"[2 * n : 2 * n + 2] for n in corners.sum(axis=1) % 2]
+    atoms = Atoms(symbols, cell=[[44.0, 0.0, 0.0], [1.3, 5.7, 0.0], [-0.9, 0.7, 5.9]], pbc=True)
+    atoms.set_scaled_positions((corners + 0.5 + moves) / [16, 2, 2])
+    heat(atoms, 3000.0)
     del atoms[5]
-    atoms.set_scaled_positions(spread_out(len(atoms)))
-    atoms.wrap()
     return atoms
-
-
-def spread_out(n: int) -> np.ndarray:
-    """(n, 3) fractional coordinates of a body-centred lattice of 4 x 4 x 2 points, moved a little."""
-    corners = np.stack(np.meshgrid(range(4), range(4), range(2), indexing="ij"), axis=-1).reshape(-1, 3)
-    return (corners[:n] + 0.5 + np.random.default_rng(4).uniform(-0.08, 0.08, (n, 3))) / [4, 4, 2]
 
 
 def half_empty() -> Atoms:
@@ -104,7 +104,7 @@ NPT = ("fix move all npt temp 3000 3000 0.05 aniso 0 0 0.5", "run 20")
 CASES = {
     "nacl": Case(
         lambda: load("nacl.pt"),
-        lambda: salt(temperature=600.0, rattle=0.05),
+        salt,
         ("fix move all nve", "run 100"),
         (("virial", False),),
     ),
@@ -125,8 +125,8 @@ CASES = {
 
 
 def simulate(case: Case) -> dict[str, np.ndarray]:
-    """What LAMMPS has at the end: cell, positions, forces, energy, virial pressure as a stress, and the number of atoms
-    that the first process saw."""
+    """What LAMMPS has at the end: cell, positions, forces, energy, stress without what velocities add to it, and the
+    number of atoms that the first process saw."""
     atoms = case.atoms()
     lmp = open_lammps("-screen", "none", "-log", "none")
     try:
@@ -142,7 +142,7 @@ def simulate(case: Case) -> dict[str, np.ndarray]:
             "positions": gathered(lmp, "x"),
             "forces": gathered(lmp, "f"),
             "energy": np.array(lmp.get_thermo("pe")),
-            "stress": -np.array(pressure) / 1.602176634e6,  # bar to eV/A^3
+            "stress": -np.array(pressure) / BAR,
             "seen": np.array(len(model.structure.numbers)),
         }
     finally:
@@ -166,7 +166,7 @@ def fill(lmp: Any, atoms: Atoms) -> None:
         """
     )
     types = [SPECIES.index(symbol) + 1 for symbol in atoms.symbols]
-    velocities = atoms.arrays.get("velocities", np.zeros((len(atoms), 3))) * PICOSECONDS
+    velocities = atoms.arrays.get("velocities", np.zeros((len(atoms), 3)))
     numbers = list(range(1, len(atoms) + 1))
     lmp.create_atoms(len(atoms), numbers, types, atoms.positions.ravel().tolist(), velocities.ravel().tolist())
 
@@ -178,9 +178,9 @@ def gathered(lmp: Any, name: str) -> np.ndarray:
 def main() -> None:
     torch.set_num_threads(1)
     out = Path(sys.argv[1])
-    for name, case in CASES.items():
+    for name in sys.argv[2:]:
         try:
-            found = simulate(case)
+            found = simulate(CASES[name])
         except LrpotError as error:
             (out / f"{name}.txt").write_text(f"{type(error).__name__}: {error}")
         else:
