@@ -30,6 +30,7 @@ from timing import machine, write
 from lrpot.interfaces.exchange import Owners
 from lrpot.interfaces.lammps import LammpsModel, open_lammps
 from lrpot.kspace.nufft import choose_mesh
+from lrpot.kspace.plan import SECONDS_PER_POINT
 from lrpot.model_file import load
 
 MODEL = "nacl.pt"
@@ -57,9 +58,7 @@ def main() -> None:
     load_before = os.getloadavg()[0]
     result: dict[str, Any] = {"steps": [start(cells, n, arguments.steps) for cells in CELLS for n in (1, 2)]}
     result["mesh spacing (A)"] = mesh_spacing()
-    result["estimates"] = [
-        estimate(result, name, atoms, processes) for atoms, processes in CASES for name in DEPTHS
-    ]
+    result["estimates"] = [estimate(result, name, atoms, processes) for atoms, processes in CASES for name in DEPTHS]
     result |= {"load": load_before, **machine()}
     for name, value in result.items():
         print(f"{name}: {value}")
@@ -145,17 +144,18 @@ def mesh_spacing() -> float:
 
 
 def estimate(result: dict[str, Any], network: str, atoms: int, processes: int) -> dict[str, Any]:
-    """Seconds of a step on paper: the network by the atoms that a process sees, the mesh whole in every process or divided.
+    """A step on paper: the network by the atoms that a process sees, the mesh whole in each process or divided.
 
-    The halo of a cube: all atoms within depth (cutoff + skin) of it. The mesh: its points, 8 bytes each, are summed over
-    all processes (twice their size goes in and out of each), and each transforms all of them; or, divided as in PPPM,
-    each process has its share, which four transposes of 16 bytes a point move.
+    The halo of a cube: all atoms within depth (cutoff + skin) of it. The mesh: its points, 8 bytes each, are summed
+    over all processes (twice their size goes in and out of each), and each transforms all of them; or, divided as PPPM
+    does, each process has its share, which four transposes of 16 bytes a point move.
     """
     one = max((step for step in result["steps"] if step["processes"] == 1), key=lambda step: step["atoms"])
     per_atom = 1e-3 * (one["step (ms)"] - one["long range (ms)"]) / one["atoms"]
     points_per_atom = LATTICE**3 / 8 / result["mesh spacing (A)"] ** 3
-    # spreading, transforms and gathering, by atom: its mesh grows with the atoms
     long_per_atom = 1e-3 * one["long range (ms)"] / one["atoms"]
+    # in float64
+    transform = 2.0 * SECONDS_PER_POINT
     depth, cutoff = DEPTHS[network]
     own = atoms / processes
     edge = (own * LATTICE**3 / 8) ** (1 / 3)
@@ -171,7 +171,7 @@ def estimate(result: dict[str, Any], network: str, atoms: int, processes: int) -
         "seen / own": halo,
         "network (s)": per_atom * own * halo,
         "whole mesh (GB)": 8e-9 * points,
-        "whole mesh (s)": long_per_atom * atoms + 16 * points / BANDWIDTH + 2 * hops * LATENCY,
+        "whole mesh (s)": long_per_atom * own + transform * points + 16 * points / BANDWIDTH + 2 * hops * LATENCY,
         "divided mesh (MB)": 1e-6 * 64 * share,
         "divided mesh (s)": long_per_atom * own + 64 * share / BANDWIDTH + 4 * math.sqrt(processes) * LATENCY,
     }
