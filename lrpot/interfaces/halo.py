@@ -15,7 +15,7 @@ from lrpot.data.neighbours import OVERLAP, find_pairs
 from lrpot.errors import StructureError
 from lrpot.structure import Structure, make_structure
 
-# In cells: a copy that is farther than this from where a shift by whole cells puts it belongs to another lattice.
+# In cells: how far from whole cells the shift between two copies of an atom may be.
 WHOLE = 1e-3
 
 

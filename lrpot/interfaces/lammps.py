@@ -1,6 +1,6 @@
 """A model as the forces of a LAMMPS simulation, in one process or, over MPI, in many.
 
-LAMMPS calls `Model.__call__` in every step through its fix external, with the atoms that the process owns.
+LAMMPS's fix external calls `LammpsModel` in every step, in every process.
 """
 
 from __future__ import annotations
@@ -242,14 +242,10 @@ class LammpsModel:
 
 
 def _per_atom(lmp: Any, name: str, n: int) -> np.ndarray:
-    """Of atoms and ghosts; LAMMPS has no array where there is none."""
-    dimension = 3 if name == "x" else 1
-    values = lmp.numpy.extract_atom(name, nelem=n, dim=dimension) if n else None
-    return (
-        np.empty((0, 3) if dimension == 3 else 0, np.float64 if dimension == 3 else np.int64)
-        if values is None
-        else values
-    )
+    """Of atoms and ghosts: positions "x" (n, 3), or integers (n,); LAMMPS has no array where there is none."""
+    if n == 0:
+        return np.empty((0, 3)) if name == "x" else np.empty(0, np.int64)
+    return lmp.numpy.extract_atom(name, nelem=n, dim=3 if name == "x" else 1)
 
 
 def _numbers_of(species: Sequence[str], model: Potential) -> np.ndarray:

@@ -61,8 +61,13 @@ def check_shareable(model: Potential) -> None:
     """Find out beforehand whether a crystal may be divided.
 
     Raises:
-        ConfigError: charges that depend on all atoms at once.
+        ConfigError: charges that depend on all atoms at once, or an ensemble whose members see unlike edges.
     """
+    if len({member.cutoff for member in model.members}) > 1:
+        raise ConfigError(
+            "the members of the ensemble have cutoffs that differ, which several processes cannot treat; run LAMMPS in "
+            "one process"
+        )
     for member in model.members:
         if member.long is None:
             continue

