@@ -61,7 +61,8 @@ def tables() -> list[str]:
 
 def scaling_tables() -> list[str]:
     """In the order of docs/scaling.md."""
-    return [shared_steps(read("scaling")), estimates(read("scaling"))]
+    ranks = read("lammps_ranks")
+    return [shared_steps(read("scaling")), estimates(read("scaling")), lammps_steps(ranks), lammps_estimates(ranks)]
 
 
 def model_tables() -> list[str]:
@@ -435,6 +436,40 @@ def estimates(result: dict[str, Any]) -> str:
     ]
     columns = ("structures", "processes", "sums", "one epoch (h)", "reading, all (MB/s)", "graphs (GB)")
     return table((*columns, "building them (h)", "known, each (GB)", "index, each (GB)"), rows)
+
+
+def lammps_steps(result: dict[str, Any]) -> str:
+    def milliseconds(step: dict[str, Any], name: str) -> str:
+        return f"{step[f'{name} (ms)']:.0f}" if f"{name} (ms)" in step else "-"
+
+    rows = [
+        (
+            f"{step['atoms']:,}",
+            str(step["processes"]),
+            *(f"{step[name]:,}" for name in ("own", "seen", "ghosts")),
+            *(milliseconds(step, name) for name in ("step", "graph", "long range", "sums", "forces of ghosts")),
+            f"{step['summed (MB)']:.2g}",
+        )
+        for step in result["steps"]
+    ]
+    parts = ("a step (ms)", "graph (ms)", "long range (ms)", "of it sums (ms)", "forces of ghosts (ms)", "summed (MB)")
+    return table(("atoms", "processes", "own", "seen", "LAMMPS's ghosts", *parts), rows)
+
+
+def lammps_estimates(result: dict[str, Any]) -> str:
+    numbers = ("network (s)", "whole mesh (GB)", "whole mesh (s)", "divided mesh (MB)", "divided mesh (s)")
+    rows = [
+        (
+            f"10^{len(str(record['atoms'])) - 1}",
+            f"{record['processes']:,}",
+            record["network"],
+            f"{record['own']:,.0f}",
+            f"{record['seen / own']:.1f}",
+            *(f"{float(f'{record[name]:.2g}'):,g}" for name in numbers),
+        )
+        for record in result["estimates"]
+    ]
+    return table(("atoms", "processes", "network", "atoms of each", "seen / own", *numbers), rows)
 
 
 def used(result: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ SCRIPTS = (
     "kspace.py",
     "kills.py",
     "scaling.py",
+    "lammps_ranks.py",
     "demo.py",
 )
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lrpot.errors import ConfigError
 from lrpot.kspace.kernel import Dispersion, GaussianCoulomb
+from lrpot.kspace.neutrality import net_charge
 from lrpot.kspace.pair_table import PairTable
 from lrpot.smooth import taper
 from lrpot.units import COULOMB_CONSTANT
@@ -39,11 +40,23 @@ class _Complement(nn.Module):
             (G,) float64, eV.
         """
         charges = charges.to(torch.float64)
-        per_atom = self.table.per_atom(charges, edge_index, distances)
-        per_atom = per_atom + self.own_field * (charges**2).sum(dim=1)
+        per_atom = self.per_atom(charges, edge_index, distances)
         total = per_atom.new_zeros(len(volume)).index_add(0, batch, per_atom)
-        net = charges.new_zeros(len(volume), charges.shape[1]).index_add(0, batch, charges)
-        return total + self.net_charge / volume * (net**2).sum(dim=1)
+        return total + self.of_net(net_charge(charges, batch, len(volume)), volume)
+
+    def per_atom(self, charges: Tensor, edge_index: Tensor, distances: Tensor) -> Tensor:
+        """(N,), eV, all but the k = 0 term: half of the energy of each pair, to the centre of an edge, and the energy
+        of each charge in its own field.
+
+        Args:
+            charges: (N, C), e, float64. edge_index, distances: as of `forward`.
+        """
+        pairs = self.table.per_atom(charges, edge_index, distances)
+        return pairs + self.own_field * (charges**2).sum(dim=1)
+
+    def of_net(self, net: Tensor, volume: Tensor) -> Tensor:
+        """(G,), eV: the k = 0 term, of the (G, C) sums of the charges."""
+        return self.net_charge / volume * (net**2).sum(dim=1)
 
     def pair(self, distances: Tensor) -> Tensor:
         """(E,), eV / e^2: the energy of two unit charges that the reciprocal half lacks, at distances in A."""
@@ -125,8 +138,19 @@ class ComplementByChannel(nn.Module):
 
     def forward(self, charges: Tensor, volume: Tensor, batch: Tensor, edge_index: Tensor, distances: Tensor) -> Tensor:
         """As of each of them."""
+        return self._sum("forward", charges, volume, batch, edge_index, distances)
+
+    def per_atom(self, charges: Tensor, edge_index: Tensor, distances: Tensor) -> Tensor:
+        """As of each of them."""
+        return self._sum("per_atom", charges, edge_index, distances)
+
+    def of_net(self, net: Tensor, volume: Tensor) -> Tensor:
+        """As of each of them."""
+        return self._sum("of_net", net, volume)
+
+    def _sum(self, method: str, charges: Tensor, *rest: Tensor) -> Tensor:
         energies = [
-            complement(charges[:, channel : channel + 1], volume, batch, edge_index, distances)
+            getattr(complement, method)(charges[:, channel : channel + 1], *rest)
             for channel, complement in enumerate(self.complements)
         ]
         return torch.stack(energies).sum(dim=0)

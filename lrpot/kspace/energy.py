@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from lrpot.kspace.kernel import Kernel
 from lrpot.kspace.lattice import MAX_KVECTORS, MAX_MODES, check_number, k_lattice, reciprocal_cell
 from lrpot.kspace.neutrality import NEUTRALITY, check_neutral, shift
 from lrpot.kspace.plan import volume_of
-from lrpot.kspace.quadratic import quadratic_form
+from lrpot.kspace.quadratic import OverProcesses, Total, quadratic_form
 from lrpot.kspace.structure_factor import structure_factor
 from lrpot.kspace.system import System, check_finite, make_system
 from lrpot.smooth import taper
@@ -209,6 +210,43 @@ class ReciprocalSum(nn.Module):
             return shift(found, system.index, len(system)) if self.neutrality == "shift" else found
 
         return potential
+
+    def shared(
+        self, positions: Tensor, charges: Tensor, cell: Tensor, n_atoms: int, total: Total, *, first: bool
+    ) -> Tensor:
+        """(), float64, eV: what `forward` gives for a crystal whose atoms are divided among processes, in each of them.
+
+        Every process calls it with its own atoms, and gets the derivatives by these, which are whole: not to be summed.
+        That by the cell, with positions that follow it, comes in the first process only, so that it may be summed.
+
+        Args:
+            positions: (n, 3), A, charges: (n, C), e, of the atoms of this process; n may be zero.
+            cell: (3, 3) or (1, 3, 3), A; periodic in all directions.
+            n_atoms: that a process has on average; decides on the engine, so it must be the same in all.
+            total: sums over the processes. first: whether this process is the first one.
+        Raises:
+            ConfigError: engine dense, or a neutrality that needs a sum over all charges beforehand.
+            ShapeError, StructureError: see `forward`.
+        """
+        if self.engine == "dense" or self.neutrality != "background":
+            raise ConfigError(
+                f"engine {self.engine} with neutrality {self.neutrality} cannot be divided among processes; use one "
+                "process, or engine auto with neutrality background"
+            )
+        system = self._system(positions, charges, cell, None, None)
+        system.counts = [n_atoms]  # from which the plan chooses the engine
+        derived = self._derived()
+        plan = derived.plan(system)
+        (part,) = plan.parts
+        engine = copy.copy(part.engine)
+        engine.total = total
+        weights = part.weights if first else part.weights.detach()
+        fractional = system.fractional(plan.inverse)
+        energy = quadratic_form(fractional[None], system.charges[None], weights, engine).sum()
+        if self.subtract_self:
+            own = (system.charges.double() ** 2 * derived.own_field().to(charges.device)).sum()
+            energy = energy - OverProcesses.apply(own, total)
+        return energy
 
     def check(self, cell: Tensor, pbc: Tensor) -> None:
         """Find out, before anything is computed, whether a structure can be treated.

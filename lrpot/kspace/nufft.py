@@ -26,7 +26,7 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 
 from lrpot.errors import ConfigError
-from lrpot.kspace.quadratic import Gradient
+from lrpot.kspace.quadratic import Gradient, Total, unshared
 from lrpot.kspace.taps import CompiledTaps, Grid, Taps, TensorTaps
 from lrpot.kspace.window import window_transform
 
@@ -133,6 +133,8 @@ def _errors(k: np.ndarray, power: np.ndarray, spacing: float, width: int) -> np.
 class Nufft:
     """The sum of one structure on a mesh. Weights have the shape (1, C or 1, M1, M2, M3 // 2 + 1, 2): see `modes`."""
 
+    total: Total = staticmethod(unshared)
+
     def __init__(self, lengths: list[float], mesh: Mesh, device: torch.device, dtype: torch.dtype) -> None:
         """
         Args:
@@ -168,7 +170,7 @@ class Nufft:
         """Energies (1,), float64, eV, and their gradient (see `Gradient`)."""
         charges = charges[0]
         taps = self.taps(fractional[0], self.grid)
-        amplitude = torch.fft.rfftn(taps.spread(charges), dim=(1, 2, 3))
+        amplitude = torch.fft.rfftn(self.total(taps.spread(charges)), dim=(1, 2, 3))
         square = None
         if power:
             square = (torch.view_as_real(amplitude) ** 2).to(weights.dtype)
@@ -177,7 +179,7 @@ class Nufft:
             square = square[None].sum_to_size(weights.shape)
         by_charges, by_mesh = taps.gather(self._field(amplitude, weights), charges)
         # the response is half the derivative
-        energy = torch.sum(charges.double() * by_charges.double()).reshape(1)
+        energy = self.total(torch.sum(charges.double() * by_charges.double()).reshape(1))
         return energy, Gradient(2.0 * (by_mesh * self.grid.counts)[None], 2.0 * by_charges[None], square)
 
     def potential(self, fractional: Tensor, weights: Tensor) -> Callable[[Tensor], Tensor]:

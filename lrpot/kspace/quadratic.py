@@ -14,6 +14,26 @@ from torch import Tensor
 
 from lrpot.errors import ConfigError
 
+# The sum over processes that have some of the atoms each, or the values themselves where one has all.
+Total = Callable[[Tensor], Tensor]
+
+
+def unshared(values: Tensor) -> Tensor:
+    """The `Total` of a process that has all atoms."""
+    return values
+
+
+class OverProcesses(torch.autograd.Function):
+    """A `Total` that every process has whole, with the derivative by its own share."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, total: Total) -> Tensor:
+        return total(values.clone())
+
+    @staticmethod
+    def backward(ctx: Any, seed: Tensor) -> tuple[Tensor, None]:
+        return seed, None
+
 
 class Gradient(NamedTuple):
     """Derivatives of the energies of b structures of n atoms.
@@ -30,7 +50,14 @@ class Gradient(NamedTuple):
 
 
 class Engine(Protocol):
-    """A way to compute the sum for b structures with n atoms each."""
+    """A way to compute the sum for b structures with n atoms each.
+
+    Attributes:
+        total: sums amplitudes where n are only the atoms of this process; then `evaluate` gives the energy of all atoms
+            and its gradient by these. The other methods know one process only.
+    """
+
+    total: Total
 
     def evaluate(self, fractional: Tensor, charges: Tensor, weights: Tensor, *, power: bool) -> tuple[Tensor, Gradient]:
         """Energies (b,), float64, and their gradient."""

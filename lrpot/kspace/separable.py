@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lrpot.kspace.lattice import KLattice
-from lrpot.kspace.quadratic import Gradient
+from lrpot.kspace.quadratic import Gradient, Total, unshared
 
 # Numbers in one array of phases: below this they stay in the processor's cache.
 BLOCK = 1 << 20
@@ -35,6 +35,8 @@ class Separable:
 
     Weights have the shape (b, C or 1, 2, H, M); see `weights`.
     """
+
+    total: Total = staticmethod(unshared)
 
     def __init__(self, lattices: Sequence[KLattice], device: torch.device, dtype: torch.dtype) -> None:
         self.n_rows, self.n_columns = len(lattices[0].rows), len(lattices[0].columns)
@@ -80,6 +82,7 @@ class Separable:
             product = _times(left, charges if kept else charges[block]).mT @ right  # (..., C 2 H, 2 M)
             grid = product if grid is None else grid + product
         assert grid is not None
+        grid = self.total(grid)
         inner = (*grid.shape[:-2], n_channels, 2, self.n_rows, 2, self.n_columns)
         response = self._response(grid.view(inner), weights).view(grid.shape)
         energy = 0.5 * torch.sum(grid * response, dim=(-2, -1), dtype=torch.float64).reshape(n_structures)
@@ -187,13 +190,13 @@ class Separable:
         `most_structures`)."""
         n_structures, n_atoms, _ = fractional.shape
         size = n_atoms if n_structures > 1 else max(1, BLOCK // (2 * (self.n_rows + self.n_columns)))
-        return [slice(n, n + size) for n in range(0, n_atoms, size)]
+        return [slice(n, n + size) for n in range(0, max(n_atoms, 1), size)]
 
     def _factors(self, fractional: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines, then sines, of the phases of the rows (..., n, 2 H) and of the columns (..., n, 2 M)."""
         if len(self.waves) == 1:
             angles = torch.addmm(self.quarters, fractional.reshape(-1, 3), self.waves[0])
-            angles = angles.view(*fractional.shape[:-1], -1)
+            angles = angles.view(*fractional.shape[:-1], self.waves.shape[2])
         else:
             angles = torch.baddbmm(self.quarters, fractional, self.waves)
         factors = torch.cos_(angles)

