@@ -79,9 +79,9 @@ class Hdf5Frames:
             self._describe(file)
             for name, (place, unit) in PLACES.items():
                 group = file.create_group(place)
-                _copy(group, "value", records, name).attrs["unit"] = np.bytes_(unit)
+                _copy(group, "value", records, name).attrs["unit"] = unit
                 _copy(group, "step", records, "step")
-                _copy(group, "time", records, "time").attrs["unit"] = np.bytes_("fs")
+                _copy(group, "time", records, "time").attrs["unit"] = "fs"
         del records
         self.part.unlink()
 
@@ -89,16 +89,16 @@ class Hdf5Frames:
         assert self.atoms is not None
         about = file.create_group("h5md")
         about.attrs["version"] = np.array([1, 1], dtype=np.int32)
-        about.create_group("author").attrs["name"] = np.bytes_("unknown")
+        about.create_group("author").attrs["name"] = "unknown"
         creator = about.create_group("creator")
-        creator.attrs["name"], creator.attrs["version"] = np.bytes_("lrpot"), np.bytes_(__version__)
+        creator.attrs["name"], creator.attrs["version"] = "lrpot", __version__
         everything = file.create_group("particles/all")
         everything["species"] = self.atoms.numbers.astype(np.int32)
         everything["mass"] = self.atoms.get_masses()
-        everything["mass"].attrs["unit"] = np.bytes_("u")
+        everything["mass"].attrs["unit"] = "u"
         box = everything.create_group("box")
         box.attrs["dimension"] = np.int32(3)
-        box.attrs["boundary"] = np.array(["periodic" if flag else "none" for flag in self.atoms.pbc], dtype="S8")
+        box.attrs["boundary"] = ["periodic" if flag else "none" for flag in self.atoms.pbc]
 
     def _take_apart(self) -> None:
         """The part of a file that was finished, for a run that goes on."""

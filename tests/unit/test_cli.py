@@ -418,7 +418,10 @@ def test_ctrl_c_in_md(tmp_path: Path) -> None:
     asked, told = errors.splitlines()
     assert asked == "warning: stopping after this step (Ctrl-C again: at once)"
     frames = ase.io.read(out, ":")
-    assert told == f"lrpot: stopped by Ctrl-C; {out} holds the {len(frames)} frames so far"
+    assert (
+        told
+        == f"lrpot: stopped by Ctrl-C; {out} holds the {len(frames)} frames so far, and --resume goes on from there"
+    )
     assert len(frames) > 1
     assert frames[-1].get_forces().shape == (16, 3)
 
