@@ -110,7 +110,9 @@ def main() -> None:
     for name in arguments.names or shipped_models():
         sha256 = read_card(name).sha256
         if results.get(name, {}).get("sha256") != sha256:
-            results[name] = {"sha256": sha256, "dynamics": {}}
+            # what the labelling method gives does not depend on the model
+            labels = {key: value for key, value in results.get(name, {}).items() if key == "labels"}
+            results[name] = {"sha256": sha256, "dynamics": {}, **labels}
         for check in checks(name):
             if arguments.only in check and check not in (results[name] | results[name]["dynamics"]):
                 started = time.perf_counter()

@@ -81,7 +81,8 @@ def test_refusals(
 def test_info(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli("info", folder / "abc.pt") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "ensemble:       3 models; uncertainties are the plain spread, not calibrated"
+    assert lines[0].split() == ["file:", str(folder / "abc.pt")]
+    assert lines[1] == "ensemble:       3 models; uncertainties are the plain spread, not calibrated"
     assert [line.split(":")[1].strip() for line in lines if line.startswith("model:")] == ["1 of 3", "2 of 3", "3 of 3"]
     assert sum(line.startswith("elements:") for line in lines) == 3
 
