@@ -60,7 +60,7 @@ def by_class(axis: Axes, records: list[dict[str, Any]], label: str) -> None:
         heights = [error(record["rows"], kinds == kind, label) for kind in classes]
         axis.bar(np.arange(len(classes)) + n * width, heights, width, color=COLOURS[n], label=record["model"])
     middle = np.arange(len(classes)) + 0.5 * (len(records) - 1) * width
-    axis.set_xticks(middle, [kind.replace("_", "-\n") or "none" for kind in classes], rotation=30)
+    axis.set_xticks(middle, [kind.replace("_", " ") or "none" for kind in classes], rotation=30, ha="right")
 
 
 def by_size(axis: Axes, records: list[dict[str, Any]], label: str) -> None:

@@ -41,6 +41,7 @@ def tables() -> list[str]:
         transfer(read("size_transfer")),
         phonons(read("phonons")),
         defects(read("defects-gan"), "GaN, DFT"),
+        defects(read("defects-gan-xtb"), "GaN with defects, xTB"),
         electrolyte(read("electrolyte")),
         dimers(read("charged_dimers")),
         steps(read("calculator")),
