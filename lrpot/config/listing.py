@@ -98,6 +98,21 @@ _IDLE: tuple[tuple[tuple[str, ...], Callable[[FitConfig], bool], str], ...] = (
         "properties.encoder.descriptor.form is potential",
     ),
     (
+        ("properties.diffraction.*",),
+        lambda c: c.task == "property" and not c.properties.diffracts,
+        "there is no diffraction beside this encoder (properties.diffraction.use)",
+    ),
+    (
+        tuple(f"properties.diffraction.{name}" for name in ("k_cutoff", "channels", "basis", "shells")),
+        lambda c: c.task == "property" and c.properties.diffracts and c.properties.diffraction.variant == "published",
+        "properties.diffraction.variant is published",
+    ),
+    (
+        ("properties.diffraction.max_index",),
+        lambda c: c.task == "property" and c.properties.diffracts and c.properties.diffraction.variant == "invariant",
+        "properties.diffraction.variant is invariant",
+    ),
+    (
         ("properties.head.experts", "properties.head.top", "properties.head.variant"),
         lambda c: c.properties.head.kind != "experts" and c.task == "property",
         "properties.head.kind is not experts",
