@@ -54,8 +54,8 @@ class FormFactors(nn.Module):
         super().__init__()
         self.element = ElementEmbedding(hidden)
         self.surroundings = nn.Linear(atom_features, hidden, bias=False) if atom_features else None
-        self.norm = nn.LayerNorm(hidden)
         self.hidden = nn.Linear(hidden, hidden)
+        self.norm = nn.LayerNorm(hidden)
         self.last = nn.Linear(hidden, outputs)
         # form factors of about 1 at the start, for which intensities are scaled
         nn.init.normal_(self.last.weight, std=hidden**-0.5)
@@ -65,7 +65,7 @@ class FormFactors(nn.Module):
         known = self.element(numbers)
         if self.surroundings is not None:
             known = known + self.surroundings(atom)
-        known = self.hidden(nn.functional.silu(self.norm(known)))
+        known = self.norm(self.hidden(nn.functional.silu(known)))
         return self.last(nn.functional.silu(known))
 
 
