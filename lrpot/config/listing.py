@@ -14,6 +14,7 @@ from pydantic_core import to_jsonable_python
 
 from lrpot.config.backbone import REGISTERED_BACKBONES, RegisteredConfig
 from lrpot.config.fit import FitConfig
+from lrpot.config.properties import DiffractionConfig
 from lrpot.config.reading import nearest_name
 from lrpot.errors import ConfigError
 
@@ -98,7 +99,7 @@ _IDLE: tuple[tuple[tuple[str, ...], Callable[[FitConfig], bool], str], ...] = (
         "properties.encoder.descriptor.form is potential",
     ),
     (
-        ("properties.diffraction.*",),
+        tuple(f"properties.diffraction.{name}" for name in DiffractionConfig.model_fields if name != "use"),
         lambda c: c.task == "property" and not c.properties.diffracts,
         "there is no diffraction beside this encoder (properties.diffraction.use)",
     ),

@@ -217,6 +217,7 @@ def test_all_of_it_learns() -> None:
         ({"encoder.name": "prdnet", "diffraction.variant": "published", "diffraction.shells": 8}, "is published"),
         ({"encoder.name": "prdnet", "diffraction.max_index": 4}, "variant is invariant"),
         ({"encoder.name": "prdnet", "diffraction.shells": 8}, None),
+        ({"encoder.name": "cgcnn", "diffraction.use": "off"}, None),
         ({"encoder.name": "cgcnn", "diffraction.use": "on", "diffraction.shells": 8}, None),
     ],
 )
