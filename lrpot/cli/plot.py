@@ -88,6 +88,5 @@ def diffraction(
         raise type(error)(f"{row}: {error}") from error
     rows = [[f"{q:.3f}", f"{one:.1f}", f"{other:.1f}"] for q, one, other in strongest(pseudo, xray)]
     console.table("strongest lines, in hundredths of the first", ["|Q| (1/A)", "pseudo-particles", "X-rays"], rows)
-    formula = row.atoms.get_chemical_formula()
-    draw(pseudo, xray, picture, formula)
+    draw(pseudo, xray, picture, row.atoms.get_chemical_formula("metal"))
     console.line(f"wrote {picture}")
