@@ -10,6 +10,7 @@ import typer
 from lrpot.cli.options import (
     Classes,
     ConfigFile,
+    DiffractionUse,
     Encoder,
     FitSeed,
     HeadKind,
@@ -51,6 +52,7 @@ def cv(
     target: Targets = None,
     classification: Classes = None,
     head: HeadKind = None,
+    diffraction: DiffractionUse = None,
     config: ConfigFile = None,
     set_: Settings = None,
     ensemble: Annotated[
@@ -70,7 +72,7 @@ def cv(
     from lrpot.training.cross_validation import PREDICTIONS, RESULTS, cross_validate, table
 
     settings: dict[str, Any] = {
-        **property_settings(encoder, target, classification, head),
+        **property_settings(encoder, target, classification, head, diffraction),
         "training.ensemble": ensemble,
         "training.seed": seed,
     }

@@ -52,3 +52,41 @@ def kernel(
     console.table("energy of two unit charges", header, rows)
     plots.kernel(potential, picture)
     console.line(f"wrote {picture}")
+
+
+@app.command("diffraction")
+def diffraction(
+    model: Annotated[Path, typer.Argument(help="Model file of lrpot fit --encoder ... --diffraction on.")],
+    crystal: Annotated[Path, typer.Argument(help="Crystal in any format that ASE reads (the last row of the file).")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Picture (png, pdf, svg).", show_default="diffraction-CRYSTAL.png beside MODEL"),
+    ] = None,
+) -> None:
+    """The pattern that pseudo-particles of a model scatter from a crystal, beside that of X-rays."""
+    from lrpot.console import Console
+    from lrpot.data.readers import read_rows
+    from lrpot.errors import ConfigError, LrpotError
+    from lrpot.files import check_writable
+    from lrpot.model_file import load_model
+    from lrpot.potential import Potential
+    from lrpot.properties.spectra import draw, pseudo_lines, strongest, xray_lines
+
+    console = Console()
+    loaded = load_model(model)
+    if isinstance(loaded, Potential):
+        raise ConfigError(f"{model}: is a potential; diffraction needs a model of lrpot fit --encoder")
+    picture = model.with_name(f"diffraction-{crystal.stem}.png") if out is None else out
+    check_writable(picture)
+    row = read_rows(crystal)[-1]
+    try:
+        pseudo = pseudo_lines(loaded, row.atoms)
+        xray = xray_lines(row.atoms, pseudo.q_max)
+    except ConfigError as error:
+        raise ConfigError(f"{model}: {error}") from error
+    except LrpotError as error:
+        raise type(error)(f"{row}: {error}") from error
+    rows = [[f"{q:.3f}", f"{one:.1f}", f"{other:.1f}"] for q, one, other in strongest(pseudo, xray)]
+    console.table("strongest lines, in hundredths of the first", ["|Q| (1/A)", "pseudo-particles", "X-rays"], rows)
+    draw(pseudo, xray, picture, row.atoms.get_chemical_formula("metal"))
+    console.line(f"wrote {picture}")

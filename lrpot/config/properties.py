@@ -32,6 +32,11 @@ OWN_COLUMNS = ("row", "id", "fold", "file", "formula", "n_atoms", "n_elements")
 Names = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 
 
+def _switch(value: Any) -> Any:
+    """YAML reads on and off as true and false."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
 class CGCNNConfig(Section):
     """CGCNN, the crystal graph convolution: the baseline."""
 
@@ -93,6 +98,24 @@ class ReGNetConfig(Section):
     )
 
 
+class PRDNetConfig(Section):
+    """PRDNet: attention between neighbours, beside the diffraction of pseudo-particles."""
+
+    name: Literal["prdnet"] = Field("prdnet", description="Which encoder.")
+    features: int = Field(128, ge=1, description="Width: features per atom.")
+    blocks: int = Field(4, ge=1, description="Layers of attention.")
+    heads: int = Field(8, ge=1, description="Heads of each, which share the width.")
+    neighbours: int = Field(12, ge=1, description="Nearest neighbours of each atom, at least; in whole shells.")
+    reach: float = Field(8.0, gt=0, description="Longest edge, and the last Gaussian in the distance, A.")
+    basis: int = Field(256, ge=2, description="Gaussians in the distance.")
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> PRDNetConfig:
+        if self.features % self.heads:
+            raise ValueError(f"features = {self.features} is no multiple of {self.heads} heads; choose another width")
+        return self
+
+
 class StatisticsConfig(Section):
     """Statistics of elements, density and neighbours, and a network on them; for small sets, and as a baseline."""
 
@@ -111,9 +134,28 @@ EncoderConfig = Annotated[
     Annotated[CGCNNConfig, Tag("cgcnn")]
     | Annotated[YuConfig, Tag("yu")]
     | Annotated[ReGNetConfig, Tag("regnet")]
+    | Annotated[PRDNetConfig, Tag("prdnet")]
     | Annotated[StatisticsConfig, Tag("statistics")],
     Discriminator(_encoder_name),
 ]
+
+
+class DiffractionConfig(Section):
+    """Diffraction of pseudo-particles beside any encoder."""
+
+    use: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = Field(
+        "auto", description="Whether it stands beside the encoder; auto: beside prdnet, which it belongs to."
+    )
+    features: int = Field(256, ge=1, description="Width of its networks, and of what comes out.")
+    k_cutoff: float = Field(5.0, gt=0, description="Largest |Q|, 1/A.")
+    channels: int = Field(16, ge=1, description="Kinds of pseudo-particle.")
+    basis: int = Field(16, ge=2, description="Gaussians in |Q| of a form factor.")
+    shells: int = Field(32, ge=2, description="Gaussians in |Q| of the pattern.")
+    variant: Literal["invariant", "published"] = Field(
+        "invariant",
+        description="published: a list of Miller indices, which changes with origin and cell.",
+    )
+    max_index: int = Field(8, ge=1, le=16, description="Largest Miller index of the published list.")
 
 
 class HeadConfig(Section):
@@ -148,7 +190,15 @@ class PropertiesConfig(Section):
     log: Names = Field([], description="Targets, all positive, that are learned as their logarithm.")
     units: dict[str, str] = Field({}, description="Unit of each target, for tables and pictures: {gap: eV}.")
     encoder: EncoderConfig = Field(ReGNetConfig(), description="Crystal -> features.")
+    diffraction: DiffractionConfig = Field(
+        DiffractionConfig(), description="Diffraction of pseudo-particles, fused with the features of the encoder."
+    )
     head: HeadConfig = Field(HeadConfig(), description="Features -> targets.")
+
+    @property
+    def diffracts(self) -> bool:
+        """Whether there is diffraction beside the encoder."""
+        return self.diffraction.use == "on" or (self.diffraction.use == "auto" and self.encoder.name == "prdnet")
 
     @model_validator(mode="after")
     def _targets_exist(self) -> PropertiesConfig:

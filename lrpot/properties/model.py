@@ -1,4 +1,4 @@
-"""A property model: encoder, head, and the scales of its targets."""
+"""A property model: encoder, diffraction beside it, head, and the scales of its targets."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from lrpot.errors import ConfigError, DataError
+from lrpot.properties.diffraction import Diffraction
 from lrpot.properties.features import atom_counts
 from lrpot.properties.heads import HeadOutput
 from lrpot.properties.targets import Target
@@ -35,8 +36,13 @@ class PropertyOutput(NamedTuple):
     gates: Tensor | None
 
 
+def largest_cutoff(*cutoffs: float | None) -> float | None:
+    """The largest |k|, 1/A, of those parts of a model that read waves; None if none does."""
+    return max((cutoff for cutoff in cutoffs if cutoff is not None), default=None)
+
+
 class PropertyModel(nn.Module):
-    """Properties of crystals.
+    """Properties of crystals: features by an encoder, fused with diffraction if there is any, read by a head.
 
     A target is learned per atom if it is extensive, as its logarithm if that is asked for, less its mean and over its
     standard deviation in the training set; of a class the network gives the logit.
@@ -49,15 +55,24 @@ class PropertyModel(nn.Module):
     centre: Tensor
     scale: Tensor
 
-    def __init__(self, encoder: nn.Module, head: nn.Module, targets: Sequence[Target], elements: Sequence[int]) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        head: nn.Module,
+        targets: Sequence[Target],
+        elements: Sequence[int],
+        diffraction: Diffraction | None = None,
+    ) -> None:
         """
         Args:
             encoder: batch -> `CrystalFeatures`; its `cutoff`, A, and `shells` say which edges it wants, `wave_cutoff`,
                 1/A, how far its waves reach, or None.
             head: `CrystalFeatures`, batch -> `HeadOutput`.
+            diffraction: what changes the features of the encoder before the head sees them.
         """
         super().__init__()
         self.encoder = encoder
+        self.diffraction = diffraction
         self.head = head
         self.targets = tuple(targets)
         self.elements = list(elements)
@@ -81,7 +96,8 @@ class PropertyModel(nn.Module):
         Raises:
             StructureError: says why.
         """
-        wave_cutoff: Any = self.encoder.wave_cutoff
+        own: Any = self.encoder.wave_cutoff
+        wave_cutoff = largest_cutoff(own, None if self.diffraction is None else self.diffraction.k_cutoff)
         if wave_cutoff is not None:
             check_waves(structure, wave_cutoff)
 
@@ -93,12 +109,17 @@ class PropertyModel(nn.Module):
     def set_precision(self, dtype: torch.dtype) -> PropertyModel:
         """Compute in `dtype`; what comes out in the units of the data is in float64."""
         self.encoder.to(dtype)
+        if self.diffraction is not None:
+            self.diffraction.to(dtype)
         self.head.to(dtype)
         return self
 
     def forward(self, batch: Data) -> HeadOutput:
         """What is learned, (G, T), of a batch with the edges that the encoder wants."""
-        found = self.head(self.encoder(batch), batch)
+        features = self.encoder(batch)
+        if self.diffraction is not None:
+            features = self.diffraction(features, batch)
+        found = self.head(features, batch)
         extensive = [target.extensive for target in self.targets]
         if not any(extensive):
             return found

@@ -4,20 +4,43 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch_geometric.data import Data
 
 from lrpot.backbones import PaiNN
 from lrpot.errors import ConfigError
 from lrpot.properties.cgcnn import CGCNN
+from lrpot.properties.diffraction import make_diffraction
 from lrpot.properties.features import CrystalFeatures
+from lrpot.properties.prdnet import PRDNet
 from lrpot.properties.regnet import ReGNet
 from lrpot.properties.statistics import Statistics
 from lrpot.properties.yu import ReciprocalDescriptor, ReciprocalPotential, Yu
 from lrpot.structure import collate
 from tests.unit.properties.crystals import CHANGES, CRYSTALS, graph
+
+
+class Diffracted(nn.Module):
+    """An encoder with diffraction beside it, as a `PropertyModel` has it."""
+
+    def __init__(self, encoder: nn.Module, **settings: Any) -> None:
+        super().__init__()
+        small = {"features": 16, "k_cutoff": 4.0, "channels": 3, "basis": 4, "shells": 8, "max_index": 2}
+        self.encoder = encoder
+        self.diffraction = make_diffraction(encoder.features, encoder.atom_features, **small | settings)
+
+    def forward(self, batch: Data) -> CrystalFeatures:
+        return self.diffraction(self.encoder(batch), batch)
+
+
+def prdnet() -> PRDNet:
+    return PRDNet(features=16, blocks=2, heads=4, basis=64)
+
 
 ENCODERS: dict[str, Callable[[], nn.Module]] = {
     "cgcnn": lambda: CGCNN(features=16, blocks=2),
@@ -26,18 +49,25 @@ ENCODERS: dict[str, Callable[[], nn.Module]] = {
     "potential": lambda: Yu(None, ReciprocalPotential(charges=4)),
     "regnet": lambda: ReGNet(features=16, blocks=2),
     "messages": lambda: ReGNet(features=16, blocks=2, reciprocal=False),
+    "prdnet": lambda: Diffracted(prdnet()),
+    "attention": prdnet,
     "statistics": lambda: Statistics(features=16),
+    "cgcnn, diffraction": lambda: Diffracted(CGCNN(features=16, blocks=2)),
+    "painn, diffraction": lambda: Diffracted(Yu(PaiNN(features=16, interactions=2, cutoff=4.0), None)),
+    "statistics, diffraction": lambda: Diffracted(Statistics(features=16)),
 }
 PUBLISHED: dict[str, Callable[[], nn.Module]] = {
     "literal": lambda: ReGNet(features=16, blocks=2, variant="literal"),
     "threewave": lambda: ReGNet(features=16, blocks=2, variant="threewave"),
     "descriptor": lambda: Yu(None, ReciprocalDescriptor(charges=4, variant="published")),
+    "miller": lambda: Diffracted(prdnet(), variant="published"),
 }
 # what each of these forms breaks (design of the published models); everything else it keeps
 BROKEN = {
     "literal": {"moved", "rotated", "mirrored", "other images", "cyclic axes", "sheared cell", "doubled", "eightfold"},
     "threewave": {"sheared cell", "doubled", "eightfold"},
     "descriptor": set(),
+    "miller": {"moved", "cyclic axes", "sheared cell", "doubled", "eightfold"},
 }
 
 
@@ -105,7 +135,7 @@ def test_gradients_are_finite(name: str, crystal: str) -> None:
 
 
 def test_a_form_that_is_not_known_is_refused() -> None:
-    for make in (ReGNet, ReciprocalDescriptor):
+    for make in (ReGNet, ReciprocalDescriptor, partial(make_diffraction, 4, 4)):
         with pytest.raises(ConfigError, match="variant = 'printed'; choose one of invariant"):
             make(variant="printed")
 
