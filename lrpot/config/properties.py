@@ -93,6 +93,36 @@ class ReGNetConfig(Section):
     )
 
 
+class CrysToGraphConfig(Section):
+    """CrysToGraph: attention between neighbours, with angles, and then between all atoms of a crystal."""
+
+    name: Literal["crystograph"] = Field("crystograph", description="Which encoder.")
+    features: int = Field(256, ge=1, description="Width: features per atom; a multiple of heads.")
+    blocks: int = Field(3, ge=0, description="Blocks of attention to neighbours (eTGC).")
+    layers: int = Field(1, ge=0, description="Layers of attention to all atoms of the crystal (GwT).")
+    neighbours: int = Field(12, ge=1, description="Nearest neighbours of each atom, at least; in whole shells.")
+    edge_features: int = Field(76, ge=1, description="Features per edge.")
+    heads: int = Field(8, ge=1, description="Heads of each attention.")
+    basis: int = Field(41, ge=2, description="Gaussians in the distance, up to 8 A.")
+    angle_basis: int = Field(30, ge=2, description="Gaussians in the cosine of the angle between two edges.")
+    encoding: Literal["none", "bloch", "published"] = Field(
+        "none",
+        description="What atoms are told of their place in the graph before they attend to all others: bloch, how "
+        "probable it is that a random walk returns; published: with eigenvectors, which change with the cell.",
+    )
+    variant: Literal["invariant", "published", "released"] = Field(
+        "invariant",
+        description="published: edges also know their angles with the axes, which change when the crystal is rotated; "
+        "released: and atoms are summed up in place of attention, as in the code of the paper.",
+    )
+
+    @model_validator(mode="after")
+    def _heads_share_features(self) -> CrysToGraphConfig:
+        if self.features % self.heads:
+            raise ValueError(f"features = {self.features} is no multiple of heads = {self.heads}; change one of them")
+        return self
+
+
 class StatisticsConfig(Section):
     """Statistics of elements, density and neighbours, and a network on them; for small sets, and as a baseline."""
 
@@ -111,6 +141,7 @@ EncoderConfig = Annotated[
     Annotated[CGCNNConfig, Tag("cgcnn")]
     | Annotated[YuConfig, Tag("yu")]
     | Annotated[ReGNetConfig, Tag("regnet")]
+    | Annotated[CrysToGraphConfig, Tag("crystograph")]
     | Annotated[StatisticsConfig, Tag("statistics")],
     Discriminator(_encoder_name),
 ]

@@ -11,6 +11,7 @@ from torch import nn
 from lrpot.backbones import BACKBONES
 from lrpot.config import (
     CGCNNConfig,
+    CrysToGraphConfig,
     DescriptorConfig,
     EncoderConfig,
     HeadConfig,
@@ -20,6 +21,7 @@ from lrpot.config import (
     YuConfig,
 )
 from lrpot.properties.cgcnn import CGCNN
+from lrpot.properties.crystograph import CrysToGraph
 from lrpot.properties.heads import ExpertsHead, SharedHead
 from lrpot.properties.model import PropertyModel
 from lrpot.properties.regnet import ReGNet
@@ -69,6 +71,8 @@ def build_encoder(config: EncoderConfig) -> nn.Module:
         return Statistics(**settings)
     if isinstance(config, ReGNetConfig):
         return ReGNet(**settings)
+    if isinstance(config, CrysToGraphConfig):
+        return CrysToGraph(**settings)
     assert isinstance(config, YuConfig)
     backbone = None
     if config.backbone is not None:

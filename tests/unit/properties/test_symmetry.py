@@ -12,6 +12,7 @@ from torch import nn
 from lrpot.backbones import PaiNN
 from lrpot.errors import ConfigError
 from lrpot.properties.cgcnn import CGCNN
+from lrpot.properties.crystograph import CrysToGraph
 from lrpot.properties.features import CrystalFeatures
 from lrpot.properties.regnet import ReGNet
 from lrpot.properties.statistics import Statistics
@@ -27,17 +28,21 @@ ENCODERS: dict[str, Callable[[], nn.Module]] = {
     "regnet": lambda: ReGNet(features=16, blocks=2),
     "messages": lambda: ReGNet(features=16, blocks=2, reciprocal=False),
     "statistics": lambda: Statistics(features=16),
+    "crystograph": lambda: CrysToGraph(features=16, blocks=2, edge_features=12),
+    "walks": lambda: CrysToGraph(features=16, blocks=2, edge_features=12, encoding="bloch"),
 }
 PUBLISHED: dict[str, Callable[[], nn.Module]] = {
     "literal": lambda: ReGNet(features=16, blocks=2, variant="literal"),
     "threewave": lambda: ReGNet(features=16, blocks=2, variant="threewave"),
     "descriptor": lambda: Yu(None, ReciprocalDescriptor(charges=4, variant="published")),
+    "laboratory": lambda: CrysToGraph(features=16, blocks=2, edge_features=12, variant="published"),
 }
 # what each of these forms breaks (design of the published models); everything else it keeps
 BROKEN = {
     "literal": {"moved", "rotated", "mirrored", "other images", "cyclic axes", "sheared cell", "doubled", "eightfold"},
     "threewave": {"sheared cell", "doubled", "eightfold"},
     "descriptor": set(),
+    "laboratory": {"rotated", "mirrored"},
 }
 
 
@@ -105,7 +110,7 @@ def test_gradients_are_finite(name: str, crystal: str) -> None:
 
 
 def test_a_form_that_is_not_known_is_refused() -> None:
-    for make in (ReGNet, ReciprocalDescriptor):
+    for make in (ReGNet, ReciprocalDescriptor, CrysToGraph):
         with pytest.raises(ConfigError, match="variant = 'printed'; choose one of invariant"):
             make(variant="printed")
 
