@@ -52,3 +52,45 @@ def kernel(
     console.table("energy of two unit charges", header, rows)
     plots.kernel(potential, picture)
     console.line(f"wrote {picture}")
+
+
+@app.command("attention")
+def attention(
+    model: Annotated[Path, typer.Argument(help="Model of properties whose encoder is crystograph.")],
+    crystal: Annotated[Path, typer.Argument(help="Crystal in any format that ASE reads (the last row of the file).")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Picture (png, pdf, svg).", show_default="attention-CRYSTAL.png beside the model"),
+    ] = None,
+) -> None:
+    """How much atoms attend to atoms of the same crystal, against their distance."""
+    from lrpot.console import Console
+    from lrpot.data.readers import read_rows
+    from lrpot.errors import ConfigError, DataError, LrpotError
+    from lrpot.files import check_writable
+    from lrpot.model_file import load_model
+    from lrpot.potential import Potential
+    from lrpot.properties.attention_range import attention_range, draw_attention
+
+    console = Console()
+    loaded = load_model(model)
+    if isinstance(loaded, Potential):
+        raise ConfigError(f"{model}: is a potential; attention is drawn of models of properties")
+    picture = model.with_name(f"attention-{crystal.stem}.png") if out is None else out
+    check_writable(picture)
+    row = read_rows(crystal)[-1]
+    try:
+        found = attention_range(loaded, row.atoms)
+    except ConfigError as error:
+        raise ConfigError(f"{model}: {error}") from error
+    except LrpotError as error:
+        raise DataError(f"{row}: {error}") from error
+    mean = found.attention.mean(axis=1)
+    header = ["distance (A)", "pairs", *(f"layer {number}" for number in range(1, len(mean) + 1))]
+    rows = [
+        [f"{distance:.2f}", str(pairs), *(f"{value:.3f}" for value in values)]
+        for distance, pairs, values in zip(found.distance, found.pairs, mean.T, strict=True)
+    ]
+    console.table("attention x number of atoms, mean over heads", header, rows)
+    title = f"{row.atoms.get_chemical_formula()}, {len(row.atoms)} atoms"
+    console.line(f"wrote {draw_attention(found, picture, title)}")

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from lrpot.config import FitConfig
+from lrpot.config import FitConfig, TrainingConfig
 from lrpot.console import Console
 from lrpot.errors import Interrupted
 from lrpot.files import write_text
@@ -79,6 +79,10 @@ class Run(Generic[AnyModel]):
     def titles(self) -> list[str]:
         """Of the stages, in order."""
         raise NotImplementedError
+
+    def stage_training(self, number: int) -> TrainingConfig:
+        """Settings of the training of a stage, counted from 1."""
+        return self.config.training.for_stage(number)
 
     def first_model(self) -> AnyModel:
         """The model before any training, kept as stage 0."""
@@ -197,7 +201,7 @@ class Run(Generic[AnyModel]):
         return model
 
     def _stage(self, model: AnyModel, number: int, name: str) -> None:
-        training, console = self.config.training.for_stage(number), self.console
+        training, console = self.stage_training(number), self.console
         started = time.monotonic()
         module = self.module(model, number)
         valid = valid_loader(self.data.valid, training, self.processes)
