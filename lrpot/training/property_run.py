@@ -57,6 +57,7 @@ class PropertyRun(Run[PropertyModel]):
         # the validation part chooses nothing here: what is learned comes from the training part alone
         epochs = self._pretraining
         changed = {"max_epochs": epochs, "patience": epochs, "keep": "last", "ema": 0.0, "per_stage": {}}
+        changed["warmup_epochs"] = min(training.warmup_epochs, epochs / 4)  # few epochs shall not all be warm-up
         return training.model_copy(update=changed)
 
     def first_model(self) -> PropertyModel:

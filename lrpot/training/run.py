@@ -135,7 +135,9 @@ class Run(Generic[AnyModel]):
         if len(self.done) <= len(titles):
             n = sum(p.numel() for p in model.parameters())
             sizes = f"{len(self.data.train)} training, {len(self.data.valid)} validation, {len(self.data.test)} test"
-            schedule = f"; schedule {self.config.schedule}" if len(titles) > 1 else ""
+            schedule = (
+                f"; schedule {self.config.schedule}" if self.config.task == "potential" and len(titles) > 1 else ""
+            )
             together = f"; {self.processes.size} processes" if self.processes.size > 1 else ""
             console.line(f"{sizes} structures; {n} parameters{schedule}{together}")
         loggers = open_loggers(self.config, self.out) if self.processes.first else nullcontext(self.log)
