@@ -21,6 +21,7 @@ class Encoder(StrEnum):
     yu = "yu"
     regnet = "regnet"
     prdnet = "prdnet"
+    crystograph = "crystograph"
     statistics = "statistics"
 
 

@@ -17,6 +17,7 @@ from lrpot.config.model import PAIR_CUTOFF_RANGE, ChargesConfig, KernelConfig, M
 from lrpot.config.properties import (
     PROPERTY_DEFAULTS,
     CGCNNConfig,
+    CrysToGraphConfig,
     DescriptorConfig,
     DiffractionConfig,
     EncoderConfig,
@@ -38,6 +39,7 @@ __all__ = [
     "BackboneConfig",
     "CGCNNConfig",
     "ChargesConfig",
+    "CrysToGraphConfig",
     "DataConfig",
     "DescriptorConfig",
     "DiffractionConfig",

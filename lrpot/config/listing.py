@@ -92,7 +92,7 @@ def _in_no_stage(config: FitConfig, name: str, value: Any) -> bool:
 # Settings that are read only together with others: their names, when they are not read, and why.
 _IDLE: tuple[tuple[tuple[str, ...], Callable[[FitConfig], bool], str], ...] = (
     (("model.*", *POTENTIAL_TRAINING), lambda c: c.task == "property", "task is property"),
-    (("properties.*",), lambda c: c.task == "potential", "task is potential"),
+    (("properties.*", "training.pretrain_epochs"), lambda c: c.task == "potential", "task is potential"),
     (
         ("properties.encoder.descriptor.outputs", "properties.encoder.descriptor.variant"),
         lambda c: getattr(getattr(c.properties.encoder, "descriptor", None), "form", "") == "potential",

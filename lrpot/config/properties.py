@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
@@ -97,23 +97,50 @@ class ReGNetConfig(Section):
         description="literal and threewave: the filter as printed, which changes with how a crystal is written down.",
     )
 
+class AttentionConfig(Section):
+    """What encoders of attention have in common."""
 
-class PRDNetConfig(Section):
+    features: int = Field(128, ge=1, description="Width: features per atom; a multiple of heads.")
+    heads: int = Field(8, ge=1, description="Heads of each attention, which share the width.")
+
+    @model_validator(mode="after")
+    def _heads_share_features(self) -> Self:
+        if self.features % self.heads:
+            raise ValueError(f"features = {self.features} is no multiple of heads = {self.heads}; change one of them")
+        return self
+
+
+class PRDNetConfig(AttentionConfig):
     """PRDNet: attention between neighbours, beside the diffraction of pseudo-particles."""
 
     name: Literal["prdnet"] = Field("prdnet", description="Which encoder.")
-    features: int = Field(128, ge=1, description="Width: features per atom.")
     blocks: int = Field(4, ge=1, description="Layers of attention.")
-    heads: int = Field(8, ge=1, description="Heads of each, which share the width.")
     neighbours: int = Field(12, ge=1, description="Nearest neighbours of each atom, at least; in whole shells.")
     reach: float = Field(8.0, gt=0, description="Longest edge, and the last Gaussian in the distance, A.")
     basis: int = Field(256, ge=2, description="Gaussians in the distance.")
 
-    @model_validator(mode="after")
-    def _heads_share_the_width(self) -> PRDNetConfig:
-        if self.features % self.heads:
-            raise ValueError(f"features = {self.features} is no multiple of {self.heads} heads; choose another width")
-        return self
+
+class CrysToGraphConfig(AttentionConfig):
+    """CrysToGraph: attention between neighbours, with angles, and then between all atoms of a crystal."""
+
+    name: Literal["crystograph"] = Field("crystograph", description="Which encoder.")
+    features: int = Field(256, ge=1, description="Width: features per atom; a multiple of heads.")
+    blocks: int = Field(3, ge=0, description="Blocks of attention to neighbours (eTGC).")
+    layers: int = Field(1, ge=0, description="Layers of attention to all atoms of the crystal (GwT).")
+    neighbours: int = Field(12, ge=1, description="Nearest neighbours of each atom, at least; in whole shells.")
+    edge_features: int = Field(76, ge=1, description="Features per edge.")
+    basis: int = Field(41, ge=2, description="Gaussians in the distance, up to 8 A.")
+    angle_basis: int = Field(30, ge=2, description="Gaussians in the cosine of the angle between two edges.")
+    encoding: Literal["none", "bloch", "published"] = Field(
+        "none",
+        description="What atoms are told of their place in the graph before they attend to all others: bloch, how "
+        "probable it is that a random walk returns; published: with eigenvectors, which change with the cell.",
+    )
+    variant: Literal["invariant", "published", "released"] = Field(
+        "invariant",
+        description="published: edges also know their angles with the axes, which change when the crystal is rotated; "
+        "released: and atoms are summed up in place of attention, as in the code of the paper.",
+    )
 
 
 class StatisticsConfig(Section):
@@ -135,6 +162,7 @@ EncoderConfig = Annotated[
     | Annotated[YuConfig, Tag("yu")]
     | Annotated[ReGNetConfig, Tag("regnet")]
     | Annotated[PRDNetConfig, Tag("prdnet")]
+    | Annotated[CrysToGraphConfig, Tag("crystograph")]
     | Annotated[StatisticsConfig, Tag("statistics")],
     Discriminator(_encoder_name),
 ]

@@ -11,6 +11,7 @@ from torch import nn
 from lrpot.backbones import BACKBONES
 from lrpot.config import (
     CGCNNConfig,
+    CrysToGraphConfig,
     DescriptorConfig,
     DiffractionConfig,
     EncoderConfig,
@@ -23,6 +24,7 @@ from lrpot.config import (
 )
 from lrpot.properties.cgcnn import CGCNN
 from lrpot.properties.diffraction import Diffraction, make_diffraction
+from lrpot.properties.crystograph import CrysToGraph
 from lrpot.properties.heads import ExpertsHead, SharedHead
 from lrpot.properties.model import PropertyModel, largest_cutoff
 from lrpot.properties.prdnet import PRDNet
@@ -78,6 +80,8 @@ def build_encoder(config: EncoderConfig) -> nn.Module:
         return ReGNet(**settings)
     if isinstance(config, PRDNetConfig):
         return PRDNet(**settings)
+    if isinstance(config, CrysToGraphConfig):
+        return CrysToGraph(**settings)
     assert isinstance(config, YuConfig)
     backbone = None
     if config.backbone is not None:

@@ -28,6 +28,16 @@ ENCODERS: dict[str, dict[str, Any]] = {
     },
     "regnet": {"name": "regnet", "features": 16, "blocks": 1, "neighbours": 4, "waves": 8, "basis": 16},
     "prdnet": {"name": "prdnet", "features": 16, "blocks": 1, "heads": 4, "neighbours": 4, "basis": 16},
+    "crystograph": {
+        "name": "crystograph",
+        "features": 8,
+        "blocks": 1,
+        "neighbours": 4,
+        "edge_features": 6,
+        "heads": 2,
+        "basis": 8,
+        "angle_basis": 6,
+    },
     "statistics": {"name": "statistics", "features": 16},
 }
 HEADS: dict[str, dict[str, Any]] = {"shared": {}, "experts": {"kind": "experts", "experts": 4, "top": 2}}

@@ -16,6 +16,7 @@ from lrpot.backbones import PaiNN
 from lrpot.errors import ConfigError
 from lrpot.properties.cgcnn import CGCNN
 from lrpot.properties.diffraction import make_diffraction
+from lrpot.properties.crystograph import CrysToGraph
 from lrpot.properties.features import CrystalFeatures
 from lrpot.properties.prdnet import PRDNet
 from lrpot.properties.regnet import ReGNet
@@ -55,12 +56,15 @@ ENCODERS: dict[str, Callable[[], nn.Module]] = {
     "cgcnn, diffraction": lambda: Diffracted(CGCNN(features=16, blocks=2)),
     "painn, diffraction": lambda: Diffracted(Yu(PaiNN(features=16, interactions=2, cutoff=4.0), None)),
     "statistics, diffraction": lambda: Diffracted(Statistics(features=16)),
+    "crystograph": lambda: CrysToGraph(features=16, blocks=2, edge_features=12),
+    "walks": lambda: CrysToGraph(features=16, blocks=2, edge_features=12, encoding="bloch"),
 }
 PUBLISHED: dict[str, Callable[[], nn.Module]] = {
     "literal": lambda: ReGNet(features=16, blocks=2, variant="literal"),
     "threewave": lambda: ReGNet(features=16, blocks=2, variant="threewave"),
     "descriptor": lambda: Yu(None, ReciprocalDescriptor(charges=4, variant="published")),
     "miller": lambda: Diffracted(prdnet(), variant="published"),
+    "laboratory": lambda: CrysToGraph(features=16, blocks=2, edge_features=12, variant="published"),
 }
 # what each of these forms breaks (design of the published models); everything else it keeps
 BROKEN = {
@@ -68,6 +72,7 @@ BROKEN = {
     "threewave": {"sheared cell", "doubled", "eightfold"},
     "descriptor": set(),
     "miller": {"moved", "cyclic axes", "sheared cell", "doubled", "eightfold"},
+    "laboratory": {"rotated", "mirrored"},
 }
 
 
@@ -135,7 +140,7 @@ def test_gradients_are_finite(name: str, crystal: str) -> None:
 
 
 def test_a_form_that_is_not_known_is_refused() -> None:
-    for make in (ReGNet, ReciprocalDescriptor, partial(make_diffraction, 4, 4)):
+    for make in (ReGNet, ReciprocalDescriptor, CrysToGraph, MoCE, partial(make_diffraction, 4, 4)):
         with pytest.raises(ConfigError, match="variant = 'printed'; choose one of invariant"):
             make(variant="printed")
 
