@@ -20,6 +20,7 @@ class Encoder(StrEnum):
     cgcnn = "cgcnn"
     yu = "yu"
     regnet = "regnet"
+    moce = "moce"
     statistics = "statistics"
 
 

@@ -93,6 +93,35 @@ class ReGNetConfig(Section):
     )
 
 
+class MoCEConfig(Section):
+    """MoCE: attention that sees angles, distances, and elements alone, mixed by a gate for each crystal."""
+
+    name: Literal["moce"] = Field("moce", description="Which encoder.")
+    features: int = Field(128, ge=1, description="Width: features per atom; a multiple of heads.")
+    heads: int = Field(8, ge=1, description="Heads of attention.")
+    blocks: int = Field(4, ge=1, description="Layers of each of the three experts.")
+    reach: float = Field(8.0, gt=0, description="Farthest image that attention sees, A.")
+    basis: int = Field(64, ge=2, description="Gaussians in the distance.")
+    degree: int = Field(5, ge=1, le=10, description="Highest order of the Legendre polynomials of angles.")
+    threshold: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Of the dynamic graph: share of the strongest connection below which others drop out.",
+    )
+    variant: Literal["invariant", "published"] = Field(
+        "invariant",
+        description="published: angles with the vectors of the cell, and the best atoms of a cell; both change with the "
+        "choice of the cell.",
+    )
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> MoCEConfig:
+        if self.features % self.heads:
+            raise ValueError(f"features = {self.features} is no multiple of heads = {self.heads}; change one of them")
+        return self
+
+
 class StatisticsConfig(Section):
     """Statistics of elements, density and neighbours, and a network on them; for small sets, and as a baseline."""
 
@@ -111,6 +140,7 @@ EncoderConfig = Annotated[
     Annotated[CGCNNConfig, Tag("cgcnn")]
     | Annotated[YuConfig, Tag("yu")]
     | Annotated[ReGNetConfig, Tag("regnet")]
+    | Annotated[MoCEConfig, Tag("moce")]
     | Annotated[StatisticsConfig, Tag("statistics")],
     Discriminator(_encoder_name),
 ]

@@ -14,6 +14,7 @@ from lrpot.config import (
     DescriptorConfig,
     EncoderConfig,
     HeadConfig,
+    MoCEConfig,
     PropertiesConfig,
     ReGNetConfig,
     StatisticsConfig,
@@ -21,6 +22,7 @@ from lrpot.config import (
 )
 from lrpot.properties.cgcnn import CGCNN
 from lrpot.properties.heads import ExpertsHead, SharedHead
+from lrpot.properties.moce import MoCE
 from lrpot.properties.model import PropertyModel
 from lrpot.properties.regnet import ReGNet
 from lrpot.properties.statistics import Statistics
@@ -69,6 +71,8 @@ def build_encoder(config: EncoderConfig) -> nn.Module:
         return Statistics(**settings)
     if isinstance(config, ReGNetConfig):
         return ReGNet(**settings)
+    if isinstance(config, MoCEConfig):
+        return MoCE(**settings)
     assert isinstance(config, YuConfig)
     backbone = None
     if config.backbone is not None:

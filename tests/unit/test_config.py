@@ -75,7 +75,7 @@ def test_names_are_those_of_the_sections() -> None:
         for name in names:
             if not name.startswith(("model.backbone.", "properties.encoder.")) or name in own:
                 get(config, name)
-    for encoder in ("cgcnn", "yu", "regnet"):
+    for encoder in ("cgcnn", "yu", "regnet", "moce", "statistics"):
         config = make_config(None, {"properties.encoder.name": encoder})
         for name in type(config.properties.encoder).model_fields:
             assert any(known.startswith(f"properties.encoder.{name}") for known in names)

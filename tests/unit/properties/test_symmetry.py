@@ -13,11 +13,12 @@ from lrpot.backbones import PaiNN
 from lrpot.errors import ConfigError
 from lrpot.properties.cgcnn import CGCNN
 from lrpot.properties.features import CrystalFeatures
+from lrpot.properties.moce import MoCE
 from lrpot.properties.regnet import ReGNet
 from lrpot.properties.statistics import Statistics
 from lrpot.properties.yu import ReciprocalDescriptor, ReciprocalPotential, Yu
 from lrpot.structure import collate
-from tests.unit.properties.crystals import CHANGES, CRYSTALS, graph
+from tests.unit.properties.crystals import CHANGES, CRYSTALS, graph, seen_by
 
 ENCODERS: dict[str, Callable[[], nn.Module]] = {
     "cgcnn": lambda: CGCNN(features=16, blocks=2),
@@ -26,18 +27,21 @@ ENCODERS: dict[str, Callable[[], nn.Module]] = {
     "potential": lambda: Yu(None, ReciprocalPotential(charges=4)),
     "regnet": lambda: ReGNet(features=16, blocks=2),
     "messages": lambda: ReGNet(features=16, blocks=2, reciprocal=False),
+    "moce": lambda: MoCE(features=16, heads=2, blocks=2, reach=5.0, basis=8),
     "statistics": lambda: Statistics(features=16),
 }
 PUBLISHED: dict[str, Callable[[], nn.Module]] = {
     "literal": lambda: ReGNet(features=16, blocks=2, variant="literal"),
     "threewave": lambda: ReGNet(features=16, blocks=2, variant="threewave"),
     "descriptor": lambda: Yu(None, ReciprocalDescriptor(charges=4, variant="published")),
+    "moce": lambda: MoCE(features=16, heads=2, blocks=2, reach=5.0, basis=8, variant="published"),
 }
 # what each of these forms breaks (design of the published models); everything else it keeps
 BROKEN = {
     "literal": {"moved", "rotated", "mirrored", "other images", "cyclic axes", "sheared cell", "doubled", "eightfold"},
     "threewave": {"sheared cell", "doubled", "eightfold"},
     "descriptor": set(),
+    "moce": {"cyclic axes", "sheared cell", "doubled", "eightfold"},
 }
 
 
@@ -57,7 +61,7 @@ def change_of(encoder: nn.Module, crystal: str, change: str) -> float:
     """Relative change of the features of a crystal."""
     atoms = CRYSTALS[crystal]()
     with torch.no_grad():
-        before, after = (encoder(graph(version)).graph for version in (atoms, CHANGES[change](atoms)))
+        before, after = (encoder(seen_by(encoder, version)).graph for version in (atoms, CHANGES[change](atoms)))
     # atoms of one kind are neutral, and their potential is zero
     return float((after - before).abs().max() / before.abs().max().clamp(min=1e-12))
 
@@ -85,7 +89,7 @@ def test_what_the_published_forms_break(name: str) -> None:
 @pytest.mark.parametrize("name", ENCODERS)
 def test_a_batch_is_its_crystals(name: str) -> None:
     encoder = ready(ENCODERS[name])
-    structures = [graph(make()) for make in CRYSTALS.values()]
+    structures = [seen_by(encoder, make()) for make in CRYSTALS.values()]
     with torch.no_grad():
         together: CrystalFeatures = encoder(collate(structures))
         alone = [encoder(structure) for structure in structures]
@@ -99,7 +103,7 @@ def test_a_batch_is_its_crystals(name: str) -> None:
 def test_gradients_are_finite(name: str, crystal: str) -> None:
     """Where whole classes of reflections are extinct, too."""
     encoder = ready(ENCODERS[name])
-    encoder(graph(CRYSTALS[crystal]())).graph.sum().backward()
+    encoder(seen_by(encoder, CRYSTALS[crystal]())).graph.sum().backward()
     for parameter in encoder.parameters():
         assert parameter.grad is None or bool(parameter.grad.isfinite().all())
 
