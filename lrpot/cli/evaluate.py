@@ -154,10 +154,9 @@ def _evaluate_properties(
     if not errors.keys() & set(names):
         raise DataError(f"{data}: no row has {' or '.join(names)} to compare with; use lrpot predict")
     console.table(f"{data}, {len(rows)} crystals", *errors_table(found))
-    report = {"model": str(path), "data": str(data), **errors}
-    if found.encoder_gates is not None:
-        report["gates"] = found.gate_usage()
+    if found.experts:
         console.line(gates_text(found))
+    report = {"model": str(path), "data": str(data), **errors, "gates": found.gate_usage()}
     write_text(results, json.dumps(report, indent=1))
     table = save_predictions(
         found, [row.number for row in rows], [name_of(row.atoms.info) for row in rows], results.with_suffix(".csv")

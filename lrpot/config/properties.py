@@ -107,12 +107,12 @@ class MoCEConfig(Section):
         0.1,
         ge=0,
         lt=1,
-        description="Of the dynamic graph: share of the strongest connection below which others drop out.",
+        description="Of the dynamic graph: share of the strongest connection below which others drop.",
     )
     variant: Literal["invariant", "published"] = Field(
         "invariant",
-        description="published: angles with the vectors of the cell, and the best atoms of a cell; both change with the "
-        "choice of the cell.",
+        description="published: angles with the vectors of the cell and the best atoms of a cell, which change with "
+        "the choice of the cell.",
     )
 
     @model_validator(mode="after")

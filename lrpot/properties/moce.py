@@ -1,8 +1,8 @@
 """MoCE: three networks of attention that see a crystal in different ways, and a gate that mixes them.
 
 Source: "MoCE: Mixture of Experts Representation for Robust Crystal Material Property Prediction" (2025), with the
-attention of Crystalformer (Taniai et al., ICLR 2024) that it builds on. Angles with the vectors of a cell and a choice of
-the K best atoms of a cell, as printed, are no functions of the crystal; `variant` says which form is computed.
+attention of Crystalformer (Taniai et al., ICLR 2024) that it builds on. Angles with the vectors of a cell and a choice
+of the K best atoms of a cell, as printed, are no functions of the crystal; `variant` says which form is computed.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ class MoCE(nn.Module):
         atoms = []
         for stack, norm, encoding in zip(self.stacks, self.norms, encodings, strict=True):
             x = first
-            for block in stack:  # type: ignore[union-attr]
+            for block in stack:  # type: ignore[attr-defined]
                 x = block(x, images, encoding)
             atoms.append(norm(x))
         gates = torch.softmax(self.gate(torch.cat([mean_over_atoms(own, batch) for own in atoms], dim=1)), dim=1)

@@ -277,7 +277,7 @@ def gate_usage(experts: Sequence[str], gates: np.ndarray, numbers: Sequence[np.n
     """
     elements = np.array([len(np.unique(own)) for own in numbers])
     groups = {"all": np.ones(len(gates), dtype=bool)}
-    groups |= {f"{n} element{'s' * (n > 1)}": elements == n for n in np.unique(elements)}
+    groups |= {f"{n} element{'s' if n > 1 else ''}": elements == n for n in np.unique(elements)}
     labels = [f"{name} ({inside.sum()})" for name, inside in groups.items()]
     means = np.array([gates[inside].mean(axis=0) for inside in groups.values()])
     names = [_plain(name) for name in experts]

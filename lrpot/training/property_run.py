@@ -95,10 +95,9 @@ class PropertyRun(Run[PropertyModel]):
         if self.data.test:
             self.test = errors
         self.console.table(f"errors, {len(shown)} {where} structures", *errors_table(found))
-        results = {"stages": self.summary, "test": self.test}
-        if found.encoder_gates is not None:
-            results["gates"] = found.gate_usage()
+        if found.experts:
             self.console.line(gates_text(found))
+        results = {"stages": self.summary, "test": self.test, "gates": found.gate_usage()}
         write_text(self.out / "results.json", json.dumps(results, indent=1))
         table = save_predictions(found, shown.rows.tolist(), shown.names.tolist(), self.out / f"{where}.csv")
         from lrpot.properties.pictures import draw  # matplotlib takes a second
