@@ -76,8 +76,8 @@ class UnconvTask(SuiteTask):
         if rows == wanted:
             return ""
         return (
-            f"{self.name} has {wanted} rows, these data {rows}: folds are drawn in the same way, but hold other crystals "
-            "than the official ones, and no file for UnconvBench is written"
+            f"{self.name} has {wanted} rows, these data {rows}: folds are drawn in the same way, but hold "
+            "other crystals than the official ones, and no file for UnconvBench is written"
         )
 
     def write(self, out: Path, found: PropertyEvaluation, names: Sequence[str]) -> Path | None:
