@@ -235,7 +235,9 @@ class PropertyEnsemble(nn.Module):
 
     @property
     def experts(self) -> tuple[str, ...]:
-        return self.members[0].experts
+        """As of `PropertyModel`; none if members mix others."""
+        kinds = {member.experts for member in self.members}
+        return kinds.pop() if len(kinds) == 1 else ()
 
     @property
     def elements(self) -> list[int]:
