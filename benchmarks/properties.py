@@ -25,6 +25,7 @@ from lrpot import fit
 from lrpot.config import PROPERTY_DEFAULTS
 from lrpot.console import Console
 from lrpot.data.readers import read_rows
+from lrpot.properties.leaderboards.suites import MatBenchTask, SuiteTask
 from lrpot.training.cross_validation import cross_validate
 
 ENCODER = "properties.encoder."
@@ -123,7 +124,7 @@ def jdft2d(data: Path, out: Path, only: str) -> list[dict[str, Any]]:
     for name, settings in _chosen(JDFT2D, only):
         units = {"properties.units": {"exfoliation_en": "meV/atom"}}
         own = {**_common("jdft2d", name), **NO_VALIDATION, **units, **settings}
-        folds = _validated(data, out / _folder(name), own, ["exfoliation_en"], matbench="matbench_jdft2d")
+        folds = _validated(data, out / _folder(name), own, ["exfoliation_en"], MatBenchTask("matbench_jdft2d"))
         records.append({"model": name, "settings": settings, **_means(folds["exfoliation_en"])})
     _table("matbench_jdft2d (meV/atom)", records)
     return records
@@ -186,12 +187,12 @@ def _fitted(data: Path, out: Path, settings: dict[str, Any], target: str) -> dic
 
 
 def _validated(
-    data: Path, out: Path, settings: dict[str, Any], targets: list[str], matbench: str | None = None
+    data: Path, out: Path, settings: dict[str, Any], targets: list[str], suite: SuiteTask | None = None
 ) -> dict[str, list[dict[str, Any]]]:
     """The same for each fold, by target."""
     begun = (out / "config.yaml").exists()
     own = {"properties.targets": targets, **settings}
-    cross_validate(data, out=out, folds=FOLDS, matbench=matbench, settings=own, resume=begun, verbose=False)
+    cross_validate(data, out=out, folds=FOLDS, suite=suite, settings=own, resume=begun, verbose=False)
     results = json.loads((out / "results.json").read_text())
     seconds = [_seconds(folder) for folder in sorted(out.glob("fold-*/"))]
     for target in targets:

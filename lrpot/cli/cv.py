@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,10 @@ from lrpot.cli.options import (
     property_settings,
 )
 
+if TYPE_CHECKING:
+    from lrpot.console import Console
+    from lrpot.training.cross_validation import CrossValidation
+
 
 def cv(
     data: Annotated[
@@ -37,15 +41,6 @@ def cv(
         typer.Option(
             "--fold-file",
             help="JSON with the rows that each fold tests, in place of drawn folds: [[0, 5], [1, 2], ...].",
-            show_default="none",
-        ),
-    ] = None,
-    matbench: Annotated[
-        str | None,
-        typer.Option(
-            "--matbench",
-            metavar="TASK",
-            help="Official folds of a task of MatBench, such as matbench_jdft2d; DATA is its file.",
             show_default="none",
         ),
     ] = None,
@@ -68,8 +63,7 @@ def cv(
     """
     from lrpot.config import parse_settings
     from lrpot.console import Console
-    from lrpot.properties.pictures import draw
-    from lrpot.training.cross_validation import PREDICTIONS, RESULTS, cross_validate, table
+    from lrpot.training.cross_validation import cross_validate
 
     settings: dict[str, Any] = {
         **property_settings(encoder, target, classification, head, diffraction),
@@ -77,18 +71,24 @@ def cv(
         "training.seed": seed,
     }
     settings = {name: value for name, value in settings.items() if value is not None} | parse_settings(set_ or [])
-    console = Console()
     found = cross_validate(
         data,
         out=out,
         folds=folds,
         fold_file=fold_file,
-        matbench=matbench,
         config=config,
         settings=settings,
         resume=resume,
         overwrite=overwrite,
     )
+    report(Console(), found, out)
+
+
+def report(console: Console, found: CrossValidation, out: Path) -> None:
+    """Tell the errors of all folds, draw pictures, and say what lies where."""
+    from lrpot.properties.pictures import draw
+    from lrpot.training.cross_validation import PREDICTIONS, RESULTS, table
+
     console.table("errors of what each fold holds back", *table(found))
     for file in (out / PREDICTIONS, out / RESULTS, *draw(found.whole, out)):
         console.line(f"wrote {file}")

@@ -22,6 +22,7 @@ class Encoder(StrEnum):
     regnet = "regnet"
     prdnet = "prdnet"
     crystograph = "crystograph"
+    moce = "moce"
     statistics = "statistics"
 
 

@@ -22,6 +22,7 @@ from lrpot.config.properties import (
     DiffractionConfig,
     EncoderConfig,
     HeadConfig,
+    MoCEConfig,
     PRDNetConfig,
     PropertiesConfig,
     ReGNetConfig,
@@ -29,6 +30,7 @@ from lrpot.config.properties import (
     YuConfig,
 )
 from lrpot.config.reading import field_names, locate, make_config, parse_settings
+from lrpot.config.section import Section
 from lrpot.config.training import CHARGE_WEIGHTS, StageConfig, TrainingConfig
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "FitConfig",
     "HeadConfig",
     "KernelConfig",
+    "MoCEConfig",
     "ModelConfig",
     "PRDNetConfig",
     "PaiNNConfig",
@@ -57,6 +60,7 @@ __all__ = [
     "PropertiesConfig",
     "ReGNetConfig",
     "RegisteredConfig",
+    "Section",
     "StageConfig",
     "StatisticsConfig",
     "TrainingConfig",

@@ -97,6 +97,7 @@ class ReGNetConfig(Section):
         description="literal and threewave: the filter as printed, which changes with how a crystal is written down.",
     )
 
+
 class AttentionConfig(Section):
     """What encoders of attention have in common."""
 
@@ -143,6 +144,27 @@ class CrysToGraphConfig(AttentionConfig):
     )
 
 
+class MoCEConfig(AttentionConfig):
+    """MoCE: attention that sees angles, distances, and elements alone, mixed by a gate for each crystal."""
+
+    name: Literal["moce"] = Field("moce", description="Which encoder.")
+    blocks: int = Field(4, ge=1, description="Layers of each of the three experts.")
+    reach: float = Field(8.0, gt=0, description="Farthest image that attention sees, A.")
+    basis: int = Field(64, ge=2, description="Gaussians in the distance.")
+    degree: int = Field(5, ge=1, le=10, description="Highest order of the Legendre polynomials of angles.")
+    threshold: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Of the dynamic graph: share of the strongest connection below which others drop.",
+    )
+    variant: Literal["invariant", "published"] = Field(
+        "invariant",
+        description="published: angles with the vectors of the cell and the best atoms of a cell, which change with "
+        "the choice of the cell.",
+    )
+
+
 class StatisticsConfig(Section):
     """Statistics of elements, density and neighbours, and a network on them; for small sets, and as a baseline."""
 
@@ -163,6 +185,7 @@ EncoderConfig = Annotated[
     | Annotated[ReGNetConfig, Tag("regnet")]
     | Annotated[PRDNetConfig, Tag("prdnet")]
     | Annotated[CrysToGraphConfig, Tag("crystograph")]
+    | Annotated[MoCEConfig, Tag("moce")]
     | Annotated[StatisticsConfig, Tag("statistics")],
     Discriminator(_encoder_name),
 ]

@@ -16,22 +16,35 @@ from lrpot.config import (
     DiffractionConfig,
     EncoderConfig,
     HeadConfig,
+    MoCEConfig,
     PRDNetConfig,
     PropertiesConfig,
     ReGNetConfig,
+    Section,
     StatisticsConfig,
     YuConfig,
 )
 from lrpot.properties.cgcnn import CGCNN
-from lrpot.properties.diffraction import Diffraction, make_diffraction
 from lrpot.properties.crystograph import CrysToGraph
+from lrpot.properties.diffraction import Diffraction, make_diffraction
 from lrpot.properties.heads import ExpertsHead, SharedHead
+from lrpot.properties.moce import MoCE
 from lrpot.properties.model import PropertyModel, largest_cutoff
 from lrpot.properties.prdnet import PRDNet
 from lrpot.properties.regnet import ReGNet
 from lrpot.properties.statistics import Statistics
 from lrpot.properties.targets import Target, targets_from
 from lrpot.properties.yu import ReciprocalDescriptor, ReciprocalPotential, Yu
+
+# Encoders whose settings are their arguments.
+ENCODERS: dict[type[Section], type[nn.Module]] = {
+    CGCNNConfig: CGCNN,
+    CrysToGraphConfig: CrysToGraph,
+    MoCEConfig: MoCE,
+    PRDNetConfig: PRDNet,
+    ReGNetConfig: ReGNet,
+    StatisticsConfig: Statistics,
+}
 
 
 def build_property_model(config: PropertiesConfig, elements: Iterable[int]) -> PropertyModel:
@@ -71,18 +84,8 @@ def reach_of(config: PropertiesConfig) -> Reach:
 
 def build_encoder(config: EncoderConfig) -> nn.Module:
     """The encoder of a section of settings."""
-    settings = config.model_dump(exclude={"name"})
-    if isinstance(config, CGCNNConfig):
-        return CGCNN(**settings)
-    if isinstance(config, StatisticsConfig):
-        return Statistics(**settings)
-    if isinstance(config, ReGNetConfig):
-        return ReGNet(**settings)
-    if isinstance(config, PRDNetConfig):
-        return PRDNet(**settings)
-    if isinstance(config, CrysToGraphConfig):
-        return CrysToGraph(**settings)
-    assert isinstance(config, YuConfig)
+    if not isinstance(config, YuConfig):
+        return ENCODERS[type(config)](**config.model_dump(exclude={"name"}))
     backbone = None
     if config.backbone is not None:
         backbone = BACKBONES[config.backbone.name](**config.backbone.model_dump(exclude={"name"}))

@@ -18,6 +18,7 @@ from lrpot.backbones.edge_pairs import EdgeRows
 from lrpot.data.shells import FARTHEST
 from lrpot.errors import ConfigError
 from lrpot.properties.basis import Gaussians
+from lrpot.properties.checks import INVARIANT, check_heads, check_variant
 from lrpot.properties.crystal_attention import CrystalAttention
 from lrpot.properties.elements import ElementEmbedding
 from lrpot.properties.features import CrystalFeatures, mean_over_atoms
@@ -27,7 +28,6 @@ from lrpot.properties.neighbour_attention import (
     EdgeUpdate,
     NeighbourAttention,
 )
-from lrpot.properties.variant import INVARIANT, check_variant
 from lrpot.properties.walks import EIGENVECTORS, PUBLISHED_STEPS, STEPS, published_encoding, walk_returns
 from lrpot.structure import Structure, batch_index, edge_vectors
 
@@ -104,8 +104,7 @@ class CrysToGraph(nn.Module):
                 "cell and the order of the atoms; use none or bloch",
                 stacklevel=2,
             )
-        if features % heads:
-            raise ConfigError(f"crystograph: features = {features} is no multiple of its {heads} heads; choose another")
+        check_heads("crystograph", features, heads)
         super().__init__()
         self.features = self.atom_features = features
         self.shells, self.cutoff, self.wave_cutoff = neighbours, FARTHEST, None

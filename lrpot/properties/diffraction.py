@@ -19,9 +19,9 @@ from torch_geometric.data import Data
 
 from lrpot.errors import StructureError
 from lrpot.properties.basis import Gaussians
+from lrpot.properties.checks import check_variant
 from lrpot.properties.elements import ElementEmbedding
 from lrpot.properties.features import CrystalFeatures
-from lrpot.properties.variant import check_variant
 from lrpot.properties.waves import NOT_PERIODIC, envelope, waves
 from lrpot.structure import batch_index
 
@@ -95,7 +95,7 @@ class Diffraction(nn.Module):
         )
 
     def forward(self, found: CrystalFeatures, batch: Data) -> CrystalFeatures:
-        """Fused features (G, features) of the crystals; those of the atoms stay.
+        """Fused features (G, features) of the crystals; all else stays.
 
         Args:
             found: by the encoder. batch: the crystals.
@@ -103,7 +103,7 @@ class Diffraction(nn.Module):
             StructureError: see `lrpot.properties.waves.waves`.
         """
         read = self.read(self.pattern(found.atom, batch))
-        return CrystalFeatures(self.fuse(torch.cat([found.graph, read], dim=1)), found.atom)
+        return found._replace(graph=self.fuse(torch.cat([found.graph, read], dim=1)))
 
     def pattern(self, atom: Tensor | None, batch: Data) -> Tensor:
         """(G, pattern) from features of atoms (N, F), or None."""

@@ -17,10 +17,12 @@ class CrystalFeatures(NamedTuple):
     Attributes:
         graph: (G, D), intensive: the same for any cell of one crystal.
         atom: (N, F), or None if the encoder has none.
+        gates: (G, E), how much it took of each of its experts; None if it has none.
     """
 
     graph: Tensor
     atom: Tensor | None
+    gates: Tensor | None = None
 
 
 def atom_counts(batch: Data) -> Tensor:

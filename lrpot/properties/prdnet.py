@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from lrpot.errors import ConfigError
 from lrpot.properties.basis import BatchNorm, Gaussians
+from lrpot.properties.checks import check_heads
 from lrpot.properties.elements import ElementEmbedding
 from lrpot.properties.features import CrystalFeatures, mean_over_atoms
 from lrpot.properties.radial_table import RadialTable, interpolation
@@ -100,8 +100,7 @@ class PRDNet(nn.Module):
         Raises:
             ConfigError: heads that do not share the width evenly.
         """
-        if features % heads:
-            raise ConfigError(f"prdnet: features = {features} is no multiple of {heads} heads; choose another width")
+        check_heads("prdnet", features, heads)
         super().__init__()
         self.features = self.atom_features = features
         self.shells, self.cutoff, self.wave_cutoff = neighbours, float(reach), None

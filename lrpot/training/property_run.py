@@ -15,7 +15,7 @@ from lrpot.errors import DataError
 from lrpot.files import write_text
 from lrpot.model_file import save
 from lrpot.properties.build import build_property_model
-from lrpot.properties.evaluation import errors_text, evaluate_properties
+from lrpot.properties.evaluation import errors_text, evaluate_properties, gates_text
 from lrpot.properties.model import PropertyModel
 from lrpot.properties.tables import errors_table, save_predictions
 from lrpot.properties.targets import Target, targets_from
@@ -118,7 +118,10 @@ class PropertyRun(Run[PropertyModel]):
         if self.data.test:
             self.test = errors
         self.console.table(f"errors, {len(shown)} {where} structures", *errors_table(found))
-        write_text(self.out / "results.json", json.dumps({"stages": self.summary, "test": self.test}, indent=1))
+        if found.experts:
+            self.console.line(gates_text(found))
+        results = {"stages": self.summary, "test": self.test, "gates": found.gate_usage()}
+        write_text(self.out / "results.json", json.dumps(results, indent=1))
         table = save_predictions(found, shown.rows.tolist(), shown.names.tolist(), self.out / f"{where}.csv")
         from lrpot.properties.pictures import draw  # matplotlib takes a second
 

@@ -38,6 +38,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
         "basis": 8,
         "angle_basis": 6,
     },
+    "moce": {"name": "moce", "features": 8, "heads": 2, "blocks": 1, "reach": 4.0, "basis": 8, "degree": 2},
     "statistics": {"name": "statistics", "features": 16},
 }
 HEADS: dict[str, dict[str, Any]] = {"shared": {}, "experts": {"kind": "experts", "experts": 4, "top": 2}}
@@ -114,4 +115,5 @@ def no_pictures() -> Iterator[None]:
         patch.setattr(plots, "residuals", lambda *_: _[-1])
         patch.setattr(plots, "learning_curves", lambda *_: _[-1])
         patch.setattr(plots, "expert_usage", lambda *_: _[-1])
+        patch.setattr(plots, "gate_usage", lambda *_: _[-1])
         yield

@@ -228,7 +228,7 @@ def test_settings_without_effect_are_told(settings: dict[str, Any], expected: st
 
 
 def test_heads_that_do_not_share_the_width_are_refused() -> None:
-    with pytest.raises(ConfigError, match="features = 10 is no multiple of 4 heads"):
+    with pytest.raises(ConfigError, match="features = 10 is no multiple of heads = 4"):
         PRDNet(features=10, heads=4)
-    with pytest.raises(ConfigError, match="features = 10 is no multiple of 4 heads"):
+    with pytest.raises(ConfigError, match="features = 10 is no multiple of heads = 4"):
         properties(encoder={"name": "prdnet", "features": 10, "heads": 4})
