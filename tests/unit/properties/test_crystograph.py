@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
-from torch import Tensor, nn
-from torch_geometric.utils import scatter, softmax
+from torch import nn
 
+from benchmarks.plain_crystograph import PlainCrysToGraph
 from lrpot.errors import ConfigError
-from lrpot.properties.basis import BatchNorm
-from lrpot.properties.crystograph import EDGE_HEAD, CrysToGraph
-from lrpot.properties.features import CrystalFeatures, mean_over_atoms
-from lrpot.properties.neighbour_attention import EdgeUpdate, NeighbourAttention
+from lrpot.properties.crystograph import CrysToGraph
 from lrpot.properties.walks import EIGENVECTORS, STEPS, published_encoding, walk_returns
-from lrpot.structure import Structure, batch_index, collate, edge_vectors, make_structure
+from lrpot.structure import Structure, collate, make_structure
 from tests.unit.properties.crystals import CRYSTALS, doubled, graph, triclinic
 from tests.unit.properties.test_symmetry import change_of, ready
 
@@ -27,147 +21,13 @@ from tests.unit.properties.test_symmetry import change_of, ready
 EXACT = 1e-10
 
 
-# --- the plain twin
+# --- beside the equations as they are printed
 
 
-def feed_forward(features: int, widen: int, norm: nn.Module) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(features, widen * features), nn.GELU(), nn.Linear(widen * features, features), norm)
-
-
-class PlainLayer(nn.Module):
-    """eTGC as it is printed, on a list of edges: eqs. 2-9; of the edges only if they are to be updated."""
-
-    def __init__(self, features: int, edge_features: int, heads: int, width: int, updated: bool) -> None:
-        super().__init__()
-        self.heads, self.width = heads, width
-        self.q, self.k, self.v = (nn.Linear(features, heads * width, bias=False) for _ in range(3))
-        self.e = nn.Linear(edge_features, heads * width, bias=False)
-        self.ke = nn.Parameter(torch.randn(heads, width, 3 * width) * (3 * width) ** -0.5)
-        self.ve = nn.Parameter(torch.randn(heads, width, 3 * width) * (3 * width) ** -0.5)
-        self.on = nn.Linear(heads * width, features, bias=False)
-        self.norm = nn.LayerNorm(features)
-        self.forth = feed_forward(features, 4, BatchNorm(features))
-        if updated:
-            self.oe = nn.Linear(heads * width, edge_features, bias=False)
-            self.edge_norm = nn.LayerNorm(edge_features)
-            self.edge_forth = feed_forward(edge_features, 4, BatchNorm(edge_features))
-        self.updated = updated
-
-    def forward(self, x: Tensor, e: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        source, centre = index
-        q, k, v, own = (
-            values.unflatten(1, (self.heads, self.width)) for values in (self.q(x), self.k(x), self.v(x), self.e(e))
-        )
-        key = torch.einsum("hdf,ehf->ehd", self.ke, torch.cat([k[centre], k[source], own], dim=2))
-        value = torch.einsum("hdf,ehf->ehd", self.ve, torch.cat([v[centre], v[source], own], dim=2))
-        weights = softmax((q[centre] * key).sum(dim=2) / math.sqrt(self.width), centre, num_nodes=len(x))
-        message = scatter(weights[..., None] * value, centre, dim=0, dim_size=len(x))
-        x = x + self.norm(self.on(message.flatten(1)))
-        x = x + self.forth(x)
-        if self.updated:
-            e = e + self.edge_norm(self.oe((weights[..., None] * own).flatten(1)))
-            e = e + self.edge_forth(e)
-        return x, e
-
-    def put_into(self, fast: NeighbourAttention, update: EdgeUpdate | None) -> None:
-        """Give `lrpot`'s layer the products of these matrices."""
-        key, value = (self._parts(weight) for weight in (self.ke, self.ve))
-
-        def through(part: Tensor, linear: nn.Linear) -> Tensor:
-            return part @ linear.weight.unflatten(0, (self.heads, self.width))
-
-        copy(fast.query, self.q)
-        fast.key.weight.copy_(through(key[1], self.k).flatten(0, 1))
-        fast.value.weight.copy_(through(value[1], self.v).flatten(0, 1))
-        fast.own_value.weight.copy_(through(value[0], self.v).flatten(0, 1))
-        fast.edge_key.copy_(through(key[2], self.e))
-        fast.edge_value.copy_(through(value[2], self.e).mT)
-        copy(fast.last, self.on), copy(fast.norm, self.norm), copy_forth(fast.forth, self.forth)
-        if update is not None:
-            copy(update.first, self.e), copy(update.last, self.oe), copy(update.norm, self.edge_norm)
-            copy_forth(update.forth, self.edge_forth)
-
-    def _parts(self, weight: Tensor) -> Sequence[Tensor]:
-        """What acts on the centre, the neighbour and the edge."""
-        return weight.split(self.width, dim=2)
-
-
-class PlainAttention(nn.Module):
-    """GwT, eqs. 12-15, with a mask over all atoms of the batch."""
-
-    def __init__(self, features: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.q, self.k, self.v, self.o = (nn.Linear(features, features, bias=False) for _ in range(4))
-        self.norm = nn.LayerNorm(features)
-        self.forth = feed_forward(features, 2, nn.LayerNorm(features))
-
-    def forward(self, x: Tensor, index: Tensor) -> Tensor:
-        q, k, v = (linear(x).unflatten(1, (self.heads, -1)).transpose(0, 1) for linear in (self.q, self.k, self.v))
-        logits = (q @ k.mT / math.sqrt(q.shape[2])).masked_fill(index[:, None] != index, -math.inf)
-        x = x + self.norm(self.o((logits.softmax(dim=2) @ v).transpose(0, 1).flatten(1)))
-        return x + self.forth(x)
-
-
-class Plain(nn.Module):
-    """CrysToGraph on explicit lists of edges and of pairs of edges."""
-
-    def __init__(self, fast: CrysToGraph) -> None:
-        super().__init__()
-        self.shared = [fast]  # embeddings, and what is linear; not this module's own
-        features, heads, e = fast.features, fast.blocks[0].of_atoms.heads, fast.edge.out_features
-        angles = fast.angle_basis.centres.numel()
-        self.edges = nn.ModuleList(PlainLayer(e, angles, heads, EDGE_HEAD, False) for _ in fast.blocks)
-        self.atoms = nn.ModuleList(PlainLayer(features, e, heads, features // heads, True) for _ in fast.blocks)
-        self.layers = nn.ModuleList(PlainAttention(features, heads) for _ in fast.layers)
-
-    def forward(self, batch: Structure) -> CrystalFeatures:
-        (fast,) = self.shared
-        x = fast.embedding(batch.numbers)
-        vectors = edge_vectors(batch)
-        distances = vectors.norm(dim=1)
-        e = fast.edge(torch.column_stack([fast.basis(distances), (distances > 8.0).double()]).to(x.dtype))
-        centre = batch.edge_index[1]
-        pairs = line_graph(batch.edge_index)
-        cosines = -(vectors[pairs[0]] * vectors[pairs[1]]).sum(dim=1) / distances[pairs].prod(dim=0)
-        angles = fast.angle_basis(cosines.to(x.dtype))
-        for of_edges, of_atoms in zip(self.edges, self.atoms, strict=True):
-            e, _ = of_edges(e, angles, pairs)
-            x, e = of_atoms(x, e, batch.edge_index)
-        x = x + fast.from_edges(scatter(e, centre, dim=0, dim_size=len(x), reduce="mean"))
-        for layer in self.layers:
-            x = layer(x, batch_index(batch))
-        return CrystalFeatures(fast.norm(mean_over_atoms(x, batch)), x)
-
-    @torch.no_grad()
-    def put_into_shared(self) -> None:
-        (fast,) = self.shared
-        for block, of_edges, of_atoms in zip(fast.blocks, self.edges, self.atoms, strict=True):
-            of_edges.put_into(block.of_edges, None)
-            of_atoms.put_into(block.of_atoms, block.update)
-        for layer, plain in zip(fast.layers, self.layers, strict=True):
-            layer.query_key_value.weight.copy_(torch.cat([plain.q.weight, plain.k.weight, plain.v.weight]))
-            copy(layer.last, plain.o), copy(layer.norm, plain.norm), copy_forth(layer.forth, plain.forth)
-
-
-def line_graph(edge_index: Tensor) -> Tensor:
-    """(2, T) edges (k -> j) and (j -> i) for each pair that meets at j."""
-    pairs = (edge_index[1][:, None] == edge_index[0]).nonzero()
-    return pairs.mT
-
-
-def copy(to: nn.Module, source: nn.Module) -> None:
-    to.load_state_dict(source.state_dict())
-
-
-def copy_forth(to: nn.Module, source: nn.Sequential) -> None:
-    copy(to.first, source[0]), copy(to.second, source[2]), copy(to.norm, source[3])  # type: ignore[arg-type]
-
-
-def twins(**settings: int) -> tuple[CrysToGraph, Plain]:
+def twins(**settings: int) -> tuple[CrysToGraph, PlainCrysToGraph]:
     torch.manual_seed(0)
     fast = ready(lambda: CrysToGraph(features=16, blocks=2, edge_features=12, **settings))
-    plain = Plain(fast).double().eval()
+    plain = PlainCrysToGraph(fast).double().eval()
     for name, parameter in plain.named_parameters():
         if "norm" in name or name.endswith("bias"):
             nn.init.uniform_(parameter, 0.5, 1.5)
@@ -246,7 +106,10 @@ def test_an_atom_alone() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "expected"),
-    [({"encoding": "fourier"}, "encoding = 'fourier'; choose one of none"), ({"features": 20}, "no multiple of its 8")],
+    [
+        ({"encoding": "fourier"}, "encoding = 'fourier'; choose one of none"),
+        ({"features": 20}, "no multiple of heads = 8"),
+    ],
 )
 def test_settings_that_make_no_network(settings: dict[str, object], expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
