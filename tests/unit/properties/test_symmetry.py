@@ -33,7 +33,7 @@ class Diffracted(nn.Module):
     def __init__(self, encoder: nn.Module, **settings: Any) -> None:
         super().__init__()
         small = {"features": 16, "k_cutoff": 4.0, "channels": 3, "basis": 4, "shells": 8, "max_index": 2}
-        self.encoder = encoder
+        self.encoder, self.cutoff, self.shells = encoder, encoder.cutoff, encoder.shells
         self.diffraction = make_diffraction(encoder.features, encoder.atom_features, **small | settings)
 
     def forward(self, batch: Data) -> CrystalFeatures:
