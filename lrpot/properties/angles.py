@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from lrpot.properties.basis import Gaussians
+from lrpot.properties.features import at_rows
 from lrpot.properties.images import Images
 from lrpot.structure import batch_index
 
@@ -44,7 +45,7 @@ class NeighbourAngles(nn.Module):
         """
         decay = images.distance[:, :, None] ** 2 / (2.0 * torch.exp(2.0 * self.log_width))
         # the atom itself is among them, and has no direction: one without neighbours has means, too
-        weights = torch.softmax(self.score(x)[images.neighbour] - decay + images.log_weight[:, :, None], dim=1)
+        weights = torch.softmax(at_rows(self.score(x), images.neighbour) - decay + images.log_weight[:, :, None], dim=1)
         harmonics = images.harmonics(self.degree)
         means = weights.mT @ harmonics
         orders = [2 * order + 1 for order in range(1, self.degree + 1)]

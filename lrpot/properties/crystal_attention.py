@@ -5,13 +5,11 @@ Source: Wang et al., "CrysToGraph", eqs. 12-15.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from lrpot.properties.features import atom_counts
+from lrpot.properties.features import at_rows, rows_by_size
 from lrpot.properties.neighbour_attention import FeedForward
 
 # Of its feed-forward network over its own, which is half of what the neighbours' have.
@@ -44,7 +42,7 @@ class CrystalAttention(nn.Module):
         found = x.new_empty(len(x), self.heads * self.width)
         parts = self.query_key_value(x)
         for rows in rows_by_size(batch):
-            query, key, value = self._split(parts.index_select(0, rows.flatten()).unflatten(0, rows.shape))
+            query, key, value = self._split(at_rows(parts, rows))
             if self.summed:
                 mixed = value.sum(dim=2, keepdim=True).expand_as(value)
             else:
@@ -63,11 +61,3 @@ class CrystalAttention(nn.Module):
         """Queries, keys and values (G, heads, n, width)."""
         split = parts.unflatten(-1, (3, self.heads, self.width)).permute(2, 0, 3, 1, 4)
         return split[0], split[1], split[2]
-
-
-def rows_by_size(batch: Data) -> Iterator[Tensor]:
-    """(G', n) atoms of the crystals that have n, for each n."""
-    counts = atom_counts(batch)
-    starts = counts.cumsum(0) - counts
-    for n in counts.unique().tolist():
-        yield starts[counts == n][:, None] + torch.arange(n, device=counts.device)

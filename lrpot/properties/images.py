@@ -8,14 +8,18 @@ Source: Taniai et al. 2024 (Crystalformer), whose sum over all images is cut off
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
 from lrpot.backbones.coupling import spherical_harmonics
 from lrpot.backbones.edge_pairs import EdgeRows
+from lrpot.properties.features import at_rows, rows_by_size
 from lrpot.smooth import taper
-from lrpot.structure import batch_index, edge_vectors
+from lrpot.structure import edge_vectors
 
 # Share of the reach at which the influence of an image begins to fade.
 ONSET = 0.75
@@ -29,7 +33,8 @@ class Images:
             of length one; 0 of the atom itself and of padding.
         log_weight: (N, M), what is added to logits: 0 nearby, minus infinity from the reach on and of padding.
         neighbour: (N, M) which atom an image is of; 0 of padding.
-        inside: (G, W, W), whether a pair of the W atoms in a row of each crystal is one, and not padding.
+
+    What pairs of atoms have is a list, a tensor (G', n, n, H) for each number n of atoms that crystals have.
     """
 
     def __init__(self, batch: Data, reach: float, dtype: torch.dtype) -> None:
@@ -49,32 +54,40 @@ class Images:
         self.directions = rows.spread(vectors).to(dtype)
         self.log_weight = rows.spread(taper(length, reach, ONSET)).log().to(dtype)
         self.neighbour = rows.spread(neighbour)
-        # the atoms of each crystal in a row, as the edges of an atom are
-        self._crystals = EdgeRows(batch_index(batch), len(batch.cell))
-        width, slot = self._crystals.width, self._crystals.slot
-        self._pair = rows.spread(slot[centre] * width + slot[neighbour] % width)
-        there = self._crystals.spread(torch.ones_like(atoms, dtype=torch.bool))
-        self.inside = there[:, :, None] & there[:, None, :]
+        self._rows = list(rows_by_size(batch))
+        first, column, pairs = torch.empty_like(atoms), torch.empty_like(atoms), 0
+        for own in self._rows:
+            size, number = own.shape[1], own.numel()
+            first[own.flatten()] = pairs + size * torch.arange(number, device=atoms.device)
+            column[own] = torch.arange(size, device=atoms.device)
+            pairs += size * number
+        self._pair = rows.spread(first[centre] + column[neighbour])
 
     def harmonics(self, degree: int) -> Tensor:
         """(N, M, (degree + 1)^2 - 1) of the directions, orders 1 to `degree`; 0 of the atom itself."""
         return spherical_harmonics(self.directions.flatten(0, 1), degree)[:, 1:].unflatten(0, self.distance.shape)
 
-    def scores(self, query: Tensor, key: Tensor) -> Tensor:
-        """(G, W, W, H): query_i . key_j / sqrt(D) of pairs of atoms, from (N, H, D) each."""
-        rows = self._crystals.spread(query), self._crystals.spread(key)
-        return torch.einsum("gihd,gjhd->gijh", *rows) * query.shape[2] ** -0.5
+    def scores(self, query: Tensor, key: Tensor) -> list[Tensor]:
+        """Of pairs of atoms, query_i . key_j / sqrt(D), from (N, H, D) each."""
+        query = query * query.shape[2] ** -0.5
+        return [torch.einsum("gihd,gjhd->gijh", at_rows(query, own), at_rows(key, own)) for own in self._rows]
 
-    def of_images(self, pairs: Tensor) -> Tensor:
-        """(N, M, H) of the images, from (G, W, W, H) of the pairs."""
-        return pairs.flatten(0, 2)[self._pair]
+    def of_images(self, pairs: Sequence[Tensor]) -> Tensor:
+        """(N, M, H) of the images, from what the pairs have."""
+        return at_rows(torch.cat([own.flatten(0, 2) for own in pairs]), self._pair)
 
-    def of_pairs(self, images: Tensor) -> Tensor:
-        """(G, W, W, H): sums over the images of each pair, from (N, M, H)."""
-        sums = images.new_zeros(self.inside.numel(), images.shape[2])
-        return sums.index_add(0, self._pair.flatten(), images.flatten(0, 1)).unflatten(0, self.inside.shape)
+    def of_pairs(self, images: Tensor) -> list[Tensor]:
+        """Of pairs of atoms, sums over the images of each, from (N, M, H)."""
+        shapes = [(*own.shape, own.shape[1]) for own in self._rows]
+        sizes = [math.prod(shape) for shape in shapes]
+        sums = images.new_zeros(sum(sizes), images.shape[2])
+        sums = sums.index_add(0, self._pair.flatten(), images.flatten(0, 1))
+        return [part.unflatten(0, shape) for part, shape in zip(sums.split(sizes), shapes, strict=True)]
 
-    def weighted(self, pairs: Tensor, values: Tensor) -> Tensor:
-        """(N, H, D): sum_j pairs_ij values_j, from (G, W, W, H) and (N, H, D)."""
-        sums = torch.einsum("gijh,gjhd->gihd", pairs, self._crystals.spread(values))
-        return self._crystals.collect(sums)
+    def weighted(self, pairs: Sequence[Tensor], values: Tensor) -> Tensor:
+        """(N, H, D): sum_j pairs_ij values_j, from what the pairs have and (N, H, D)."""
+        found = torch.zeros_like(values)
+        for own, rows in zip(pairs, self._rows, strict=True):
+            sums = torch.einsum("gijh,gjhd->gihd", own, at_rows(values, rows))
+            found = found.index_copy(0, rows.flatten(), sums.flatten(0, 1))
+        return found

@@ -112,18 +112,19 @@ class DynamicGraph(Attention):
     def forward(self, x: Tensor, images: Images, encoding: Tensor) -> Tensor:
         """(N, features), of x (N, features), normalised; `encoding` is not needed."""
         query, key, value = self.parts(x)
-        inside = images.inside[:, :, :, None]
-        scores = images.scores(query, key).masked_fill(~inside, torch.finfo(x.dtype).min)
-        alpha = torch.sigmoid(self.static)
-        if self.published:
-            fused = (alpha + (1.0 - alpha) * torch.sigmoid(torch.softmax(scores, dim=2))) * inside
-            best = fused.topk(min(TOP, fused.shape[2]), dim=2)
-            graph = torch.zeros_like(fused).scatter(2, best.indices, best.values)
-        else:
-            kept = torch.relu(torch.exp(scores - scores.amax(dim=2, keepdim=True)) - self.threshold) * inside
-            dynamic = kept / kept.sum(dim=2, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
-            graph = alpha * inside / inside.sum(dim=2, keepdim=True).clamp(min=1) + (1.0 - alpha) * dynamic
+        graph = [self._connected(scores) for scores in images.scores(query, key)]
         return self.joined(images.weighted(graph, value))
+
+    def _connected(self, scores: Tensor) -> Tensor:
+        """(G', n, n, H), how much each atom takes of each, from the scores."""
+        alpha, n = torch.sigmoid(self.static), scores.shape[2]
+        if self.published:
+            fused = alpha + (1.0 - alpha) * torch.sigmoid(torch.softmax(scores, dim=2))
+            best = fused.topk(min(TOP, n), dim=2)
+            return torch.zeros_like(fused).scatter(2, best.indices, best.values)
+        kept = torch.relu(torch.exp(scores - scores.amax(dim=2, keepdim=True)) - self.threshold)
+        # the strongest connection is kept: the sum is never zero
+        return alpha / n + (1.0 - alpha) * kept / kept.sum(dim=2, keepdim=True)
 
 
 class Block(nn.Module):
