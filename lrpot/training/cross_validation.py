@@ -114,6 +114,12 @@ def cross_validate(
         else fold_split(rows, groups, np.isin(rows, fold["test"]), fraction, seed)
         for fold in parts
     ]
+    left_out = len(rows) - min(sum(map(len, split.values())) for split in splits)
+    if suite is not None and "train" not in parts[0] and left_out:
+        console.warn(
+            f"up to {left_out} rows may be crystals that a fold tests, and do not train there; in the suite they do; "
+            "for numbers to compare with its own, add --set data.split=random"
+        )
     with run_directory(out, resume=resume, overwrite=overwrite):
         _same_settings(out, resolved)
         _same_folds(out, splits, loaded.record["files"])

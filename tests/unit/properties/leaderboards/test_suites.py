@@ -78,6 +78,19 @@ def test_other_rows_than_those_of_unconvbench_are_told(here: Path, capsys: pytes
     assert len(predictions(here / "run")) == ROWS
 
 
+@pytest.mark.parametrize("split", ["structure", "random"])
+def test_rows_that_a_fold_leaves_out_are_told(split: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Twins, of which one is tested: the suite trains on the other."""
+    data = write_table(here / "data", [*salts(ROWS - 2), *salts(2)], ("gap",))
+    words = ("--task", "unconvbench_defected", f"--set=data.split={split}")
+    assert run("unconv", data, *words) == 0
+    told = " ".join("".join(capsys.readouterr()).split())
+    parts = [json.loads((here / "run" / f"fold-{n}.json").read_text()) for n in range(1, 6)]
+    trained = [len(part["train"]) + len(part["valid"]) for part in parts]
+    assert ("rows may be crystals that a fold tests" in told) == (split == "structure")
+    assert (min(trained) < ROWS - 4) == (split == "structure")
+
+
 def test_matbench(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(matbench.TASKS, "matbench_jdft2d", matbench.Task(ROWS, "gap", "meV/atom"))
     data = write_table(here / "data", salts(ROWS), ("gap", "bulk"))
