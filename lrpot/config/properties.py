@@ -101,6 +101,7 @@ class ReGNetConfig(Section):
 class AttentionConfig(Section):
     """What encoders of attention have in common."""
 
+    name: str = Field(description="Which encoder.")
     features: int = Field(128, ge=1, description="Width: features per atom; a multiple of heads.")
     heads: int = Field(8, ge=1, description="Heads of each attention, which share the width.")
 

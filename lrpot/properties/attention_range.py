@@ -51,8 +51,8 @@ def attention_range(model: PropertyModel | PropertyEnsemble, atoms: Atoms) -> At
         encoder = member.encoder
         if not isinstance(encoder, CrysToGraph) or not len(encoder.layers):
             raise ConfigError(
-                "the encoder of this model has no attention between the atoms of a crystal, so there is none to draw; "
-                "fit one with --encoder crystograph"
+                "the encoder of this model has no layers in which all atoms of a crystal attend to each other, so there "
+                "is nothing to draw; fit one with --encoder crystograph"
             )
         with torch.no_grad():
             own = encoder.attention(structure.to(str(next(encoder.parameters()).device)))
@@ -89,7 +89,7 @@ def draw_attention(found: AttentionRange, path: str | Path, title: str = "") -> 
                 )
             mean = heads.mean(axis=0)
             axis.plot(found.distance, mean, color=COLOURS[1], marker="o", markersize=4, label="mean over heads")
-            axis.set_xlabel("distance to the nearest image (A)")
+            axis.set_xlabel("distance to the nearest image (Å)")
             if layers > 1:
                 axis.set_title(f"layer {number}", fontsize=10)
         axes[0, 0].set_ylabel("attention x number of atoms")

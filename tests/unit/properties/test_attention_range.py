@@ -59,4 +59,4 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = save(small_model(), tmp_path / "other.pt")
     assert run(["plot", "attention", str(other), str(crystal)]) != 0
     said = capsys.readouterr()
-    assert "no attention between the atoms" in said.out + said.err
+    assert "no layers in which all atoms" in said.out + said.err
