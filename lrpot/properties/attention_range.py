@@ -51,8 +51,8 @@ def attention_range(model: PropertyModel | PropertyEnsemble, atoms: Atoms) -> At
         encoder = member.encoder
         if not isinstance(encoder, CrysToGraph) or not len(encoder.layers):
             raise ConfigError(
-                "the encoder of this model has no layers in which all atoms of a crystal attend to each other, so there "
-                "is nothing to draw; fit one with --encoder crystograph"
+                "the encoder of this model has no layers in which all atoms of a crystal attend to each other, so "
+                "there is nothing to draw; fit one with --encoder crystograph"
             )
         with torch.no_grad():
             own = encoder.attention(structure.to(str(next(encoder.parameters()).device)))
