@@ -83,5 +83,5 @@ def relax(atoms: Atoms, steps: int, fmax: float) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except LrpotError as error:
+    except (LrpotError, OSError) as error:
         sys.exit(f"error: {error}")
