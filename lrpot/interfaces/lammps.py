@@ -22,7 +22,7 @@ from lrpot.errors import ConfigError, LrpotError, StructureError, UnknownElement
 from lrpot.interfaces.exchange import Exchange, Owners
 from lrpot.interfaces.halo import Halo
 from lrpot.interfaces.shared import Share, check_shareable, evaluate
-from lrpot.model_file import check_device, load
+from lrpot.model_file import load_for_inference
 from lrpot.potential import Potential
 
 FIX = "lrpot"
@@ -108,16 +108,10 @@ class LammpsModel:
             ModelFileError, UnknownElementError: the model cannot be used. ConfigError: settings of LAMMPS, or a model
             that cannot be divided among processes.
         """
-        if dtype not in ("float64", "float32"):
-            raise ConfigError(f"dtype = {dtype!r} is not known; use float64 or float32")
         if not 0.0 <= skin < np.inf:
             raise ConfigError(f"skin = {skin:g} A: must be finite and not negative")
-        precision = getattr(torch, dtype)
-        if not isinstance(model, Potential):
-            model = load(model, device=device)
-        model = model.set_precision(precision, long_range=precision).to(check_device(device))
         self.lmp = lmp
-        self.model = model.eval().requires_grad_(False)
+        self.model = model = load_for_inference(model, device=device, dtype=dtype)
         self.device = torch.device(device)
         self.numbers = _numbers_of(species, model)
         self.virial = virial
