@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lrpot.cli.crystal import Crystal, First, Model, Overwrite, RelaxFirst, bring_to_rest, read_crystal
-from lrpot.cli.options import Device, DType, Precision
+from lrpot.cli.crystal import Crystal, First, Overwrite, RelaxFirst, bring_to_rest, read_crystal
+from lrpot.cli.options import Device, DType, Model, Precision
 
 if TYPE_CHECKING:
     import numpy as np

@@ -108,3 +108,12 @@ def test_command(tmp_path: Path, salt: Atoms, capsys: pytest.CaptureFixture[str]
     assert (tmp_path / "eos.png").read_bytes().startswith(b"\x89PNG")
     assert run_cli(*words) == 1
     one_error_line(capsys.readouterr().err, ["eos.json: exists already; add --overwrite"])
+
+
+@pytest.mark.parametrize("command", ["eos", "elastic"])
+def test_results_are_never_where_the_picture_goes(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_cli(command, "nacl.pt", tmp_path / "salt.vasp", "--out", tmp_path / "results.png") == 1
+    one_error_line(capsys.readouterr().err, ["results.png: unknown ending '.png'; use .json"])
+    assert not list(tmp_path.iterdir())
