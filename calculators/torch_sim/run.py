@@ -2,7 +2,7 @@
 
     python calculators/torch_sim/run.py MODEL [CRYSTALS] [--steps 100] [--md 20]
 
-Without a file of crystals it takes NaCl at five lattice constants, each atom moved by a little from its place.
+Without a file of crystals it takes NaCl at three lattice constants, each atom moved by a little from its place.
 """
 
 from __future__ import annotations

