@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from lrpot.workflows.nac import LongWaves
     from lrpot.workflows.phonons import Phonons
 
-# cm^-1 and meV of 1 THz.
-WAVE_NUMBER, MILLI_EV = 33.3564095198, 4.135667696
-
 
 class Splitting(StrEnum):
     model = "model"
@@ -111,6 +108,7 @@ def _long_waves(console: Console, found: Phonons, atoms: Atoms, born: Path | Non
 
 def _show(console: Console, found: Phonons, title: str) -> None:
     """Modes at Gamma, then what else is worth knowing."""
+    from lrpot.units import PLANCK, WAVE_NUMBER
     from lrpot.workflows.phonons import UNSTABLE
 
     plain, splittings = found.at_gamma(), found.splittings()
@@ -119,7 +117,7 @@ def _show(console: Console, found: Phonons, title: str) -> None:
     lines = []
     for mode, f in enumerate(plain):
         split = [f"{frequencies[mode]:.4f}" for frequencies in splittings.values()]
-        lines.append([str(mode + 1), f"{f:.4f}", f"{WAVE_NUMBER * f:.2f}", f"{MILLI_EV * f:.3f}", *split])
+        lines.append([str(mode + 1), f"{f:.4f}", f"{WAVE_NUMBER * f:.2f}", f"{1e3 * PLANCK * f:.3f}", *split])
     console.table(title, header, lines)
     n, displaced = len(found.phonopy.supercell), len(found.phonopy.displacements)
     console.line(

@@ -18,6 +18,7 @@ from phonopy.structure.cells import guess_primitive_matrix
 
 from lrpot.errors import ConfigError, StructureError, WorkflowError
 from lrpot.files import atomic_path, write_text
+from lrpot.units import PLANCK
 from lrpot.workflows.nac import LongWaves
 from lrpot.workflows.relax import SYMMETRY_PRECISION, Progress
 
@@ -32,9 +33,6 @@ UNSTABLE = -0.05
 
 # Directions (of reciprocal lattice vectors) along which waves become long.
 DIRECTIONS = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
-
-# Planck's constant, eV/THz.
-H_THZ = 4.135667696e-3
 
 # THz; frequencies that differ by less are one in a table.
 SAME = 1e-3
@@ -91,7 +89,7 @@ class Phonons:
         """eV per primitive cell, after `run`: half of the sum of the frequencies above zero."""
         mesh = self.phonopy.mesh
         positive = np.clip(mesh.frequencies, 0.0, None).sum(axis=1)
-        return 0.5 * H_THZ * float(mesh.weights @ positive) / float(mesh.weights.sum())
+        return 0.5 * PLANCK * float(mesh.weights @ positive) / float(mesh.weights.sum())
 
     def splittings(self) -> dict[tuple[int, int, int], np.ndarray]:
         """Frequencies towards Gamma by direction, each direction that differs from those before; empty without."""
