@@ -311,7 +311,9 @@ def test_command(tmp_path: Path, salt: Atoms, split: Phonons, capsys: pytest.Cap
     text = capsys.readouterr().out
     assert f"{split.at_gamma()[-1]:.4f}" in text
     assert f"{split.toward_gamma((1, 0, 0))[-1]:.4f}" in text
-    assert "LO-TO splitting by the charges of the model: Na +0.998, Cl -0.998 e, dielectric constant 1.000" in text
+    na, cl = (tensor.trace() / 3 for tensor in split.long_waves.born)
+    told = f"LO-TO splitting by the charges of the model: Na {na:+.3f}, Cl {cl:+.3f} e, dielectric constant 1.000"
+    assert told in text
     assert (out / "phonons.png").read_bytes().startswith(b"\x89PNG")
     assert run_cli(*words) == 1
     one_error_line(capsys.readouterr().err, ["out: already holds files; add --overwrite"])
