@@ -40,8 +40,9 @@ def elastic(
     """
     from lrpot.console import Console
     from lrpot.workflows import pictures
-    from lrpot.workflows.elastic import VOIGT, elastic_constants
+    from lrpot.workflows.elastic import VOIGT, check_settings, elastic_constants
 
+    check_settings(strain=strain)
     check_json(out)
     picture = out.with_suffix(".png")
     check_outputs((out, picture), overwrite=overwrite)

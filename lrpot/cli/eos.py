@@ -42,8 +42,9 @@ def eos(
     """
     from lrpot.console import Console
     from lrpot.workflows import pictures
-    from lrpot.workflows.eos import equation_of_state
+    from lrpot.workflows.eos import check_settings, equation_of_state
 
+    check_settings(strain=strain, points=points)
     check_json(out)
     picture = out.with_suffix(".png")
     check_outputs((out, picture), overwrite=overwrite)

@@ -72,11 +72,12 @@ def phonons(
             raise
         raise ConfigError(f"{error.name} is not installed; pip install 'lrpot[phonons]' brings it") from error
 
+    if not mesh > 0:
+        raise ConfigError(f"--mesh {mesh:g}: must be positive")
+    workflow.check_settings(supercell=supercell, distance=distance)
     if out.is_dir() and any(out.iterdir()) and not overwrite:
         raise OutputError(f"{out}: already holds files; add --overwrite to replace them, or choose another --out")
     check_writable(out / "phonons.json")
-    if not mesh > 0:
-        raise ConfigError(f"--mesh {mesh:g}: must be positive")
     console = Console()
     atoms = read_crystal(model, structure, device=device, dtype=dtype)
     atoms = bring_to_rest(console, atoms, relax, fmax=fmax)

@@ -167,15 +167,12 @@ def phonons(
         ConfigError: a number out of range. StructureError: not periodic in three directions.
         WorkflowError: forces on the undisplaced atoms, or forces that are not finite.
     """
-    if not 0 < distance < 1:
-        raise ConfigError(f"distance = {distance:g} A: must be positive and less than 1")
+    check_settings(supercell=supercell, distance=distance)
     if not atoms.pbc.all():
         raise StructureError(
             f"{atoms.get_chemical_formula()} is not periodic in all three directions, so it has no bands; set pbc"
         )
     repeats = fewest_repeats(atoms, MIN_WIDTH) if supercell is None else list(supercell)
-    if len(repeats) != 3 or min(repeats) < 1:
-        raise ConfigError(f"supercell = {supercell}: give three numbers of 1 or more")
     unitcell = PhonopyAtoms(
         symbols=atoms.get_chemical_symbols(),
         cell=atoms.cell.array,
@@ -205,6 +202,18 @@ def phonons(
     drift = float(np.abs(phonon.force_constants.sum(axis=1)).max())
     phonon.symmetrize_force_constants(use_symfc_projector=True, show_drift=False)
     return Phonons(phonon, drift, residual)
+
+
+def check_settings(*, supercell: Sequence[int] | None, distance: float) -> None:
+    """Find out before any work whether `phonons` takes these.
+
+    Raises:
+        ConfigError: a number out of range.
+    """
+    if not 0 < distance < 1:
+        raise ConfigError(f"distance = {distance:g} A: must be positive and less than 1")
+    if supercell is not None and (len(supercell) != 3 or min(supercell) < 1):
+        raise ConfigError(f"supercell = {supercell}: give three numbers of 1 or more")
 
 
 def fewest_repeats(atoms: Atoms, width: float) -> list[int]:

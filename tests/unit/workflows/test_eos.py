@@ -106,6 +106,19 @@ def test_command(tmp_path: Path, salt: Atoms, capsys: pytest.CaptureFixture[str]
     one_error_line(capsys.readouterr().err, ["eos.json: exists already; add --overwrite"])
 
 
+@pytest.mark.parametrize(
+    "words",
+    [("eos", "--points", 4), ("eos", "--strain", 0.6), ("elastic", "--strain", 0.2), ("phonons", "--distance", 2)],
+)
+def test_commands_refuse_a_number_before_anything_is_read(
+    words: tuple[object, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, option, value = words
+    assert run_cli(command, "nowhere.pt", "nowhere.cif", option, value, "--out", tmp_path / "out.json") == 1
+    one_error_line(capsys.readouterr().err, [f"{str(option).removeprefix('--')} = {value}"])
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("command", ["eos", "elastic"])
 def test_results_are_never_where_the_picture_goes(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
