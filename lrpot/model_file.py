@@ -126,9 +126,10 @@ def load_for_inference(
     Raises:
         ModelFileError: as `load`. ConfigError: an unknown precision or a device that is not there.
     """
-    precision = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if precision not in (torch.float64, torch.float32):
-        raise ConfigError(f"dtype = {str(dtype)!r} is not known; use float64 or float32")
+    name = str(dtype).removeprefix("torch.")
+    if name not in ("float64", "float32"):
+        raise ConfigError(f"dtype = {name!r} is not known; use float64 or float32")
+    precision = getattr(torch, name)
     if not isinstance(model, Potential):
         model = load(model, device=str(device))
     model = model.set_precision(precision, long_range=precision).to(check_device(device))
