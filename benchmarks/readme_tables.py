@@ -414,10 +414,10 @@ def estimates(result: dict[str, Any]) -> str:
     )
     rows = [
         (
-            f"10^{len(str(record['structures'])) - 1}",
+            power_of_ten(record["structures"]),
             str(record["processes"]),
             f"{100.0 * record['sums / step']:.0f} %",
-            *(f"{float(f'{record[name]:.2g}'):,g}" for name in numbers),
+            *(two_digits(record[name]) for name in numbers),
         )
         for record in result["estimates"]
     ]
@@ -447,12 +447,12 @@ def lammps_estimates(result: dict[str, Any]) -> str:
     numbers = ("network (s)", "whole mesh (GB)", "whole mesh (s)", "divided mesh (MB)", "divided mesh (s)")
     rows = [
         (
-            f"10^{len(str(record['atoms'])) - 1}",
+            power_of_ten(record["atoms"]),
             f"{record['processes']:,}",
             record["network"],
             f"{record['own']:,.0f}",
             f"{record['seen / own']:.1f}",
-            *(f"{float(f'{record[name]:.2g}'):,g}" for name in numbers),
+            *(two_digits(record[name]) for name in numbers),
         )
         for record in result["estimates"]
     ]
@@ -496,6 +496,15 @@ def simulated(result: dict[str, Any]) -> str:
     ]
     columns = ("NVT", "atoms", "ps", "bath (K)", "mean (K)", "nearest atoms (Å)", "peak of g(r) (Å)", "F MAE (meV/Å)")
     return table(columns, rows)
+
+
+def power_of_ten(number: int) -> str:
+    return f"10^{len(str(number)) - 1}"
+
+
+def two_digits(value: float) -> str:
+    """Rounded to them, without an exponent."""
+    return f"{float(f'{value:.2g}'):,g}"
 
 
 def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

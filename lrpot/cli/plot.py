@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from lrpot.cli.options import Model
+
 app = typer.Typer(help="Pictures of what a model has learned.", no_args_is_help=True)
 
 # A, from the nearest neighbours to where only the long range is left.
@@ -20,7 +22,7 @@ def root() -> None:
 
 @app.command("kernel")
 def kernel(
-    model: Annotated[Path, typer.Argument(help="Model file.")],
+    model: Model,
     out: Annotated[
         Path | None, typer.Option("--out", help="Picture (png, pdf, svg).", show_default="kernel-MODEL.png beside it")
     ] = None,
