@@ -1,9 +1,10 @@
-"""MD steps of NaCl: LRCalculator with and without long range, at 432 atoms beside SchNetPack's ASE calculator.
+"""MD steps of NaCl, 54 to 27,648 atoms: LRCalculator with and without long range, beside SchNetPack's ASE calculator.
 
     python benchmarks/calculator.py
 
 All have the same PaiNN, weight for weight, in float32, and ASE's velocity Verlet; each makes its own neighbour list at
-every step (SchNetPack by matscipy, the fastest that it offers). Milliseconds are of one step.
+every step (SchNetPack by matscipy, the fastest that it offers), so nothing is gained by a skin. The largest cell is
+left out for SchNetPack, which would need about 40 GB for it.
 """
 
 from __future__ import annotations
@@ -18,85 +19,60 @@ from ase import Atoms, units
 from ase.build import bulk
 from ase.calculators.calculator import Calculator
 from ase.md.verlet import VelocityVerlet
+from readme_tables import md_steps
 from schnetpack_peer import calculator, make_network, rattled, same_in_lrpot
 from timing import alternate, machine, median_ratio, write
 
 from lrpot import LRCalculator
-from lrpot.console import Console
 
-SIZES = {"F=64, 3 interactions (default)": (64, 3), "F=128, 3 interactions": (128, 3)}
-STEPS = 5  # of MD in one measurement
-LARGE = (6, 8, 12)  # repeats of the cubic cell: 1,728, 4,096 and 13,824 atoms
+OURS, ALONE, PEER = "network + long range", "network alone", "SchNetPack"
+# repeats of the primitive cell: steps of MD in one measurement, measurements
+SIZES = {3: (5, 10), 6: (5, 10), 12: (1, 3), 24: (1, 3)}
+NETWORKS = {3: (64,), 6: (64, 128), 12: (64, 128), 24: (64,)}  # features; 64 is the default of lrpot
+INTERACTIONS = 3
+LARGEST_OF_PEER = 12
+NS_PER_DAY = 86.4  # of a step of 1 fs that takes 1 ms
 
 
 def main() -> None:
-    atoms = rattled(bulk("NaCl", "rocksalt", a=5.64).repeat(6))
     records = []
-    shares = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        shares += [share_of_long_range(n, threads) for n in LARGE]
-        for size, (features, interactions) in SIZES.items():
-            network = make_network(features, interactions)
-            cases = {
-                "network + long range": md(atoms, LRCalculator(same_in_lrpot(network, "coulomb"), dtype="float32")),
-                "network alone": md(atoms, LRCalculator(same_in_lrpot(network), dtype="float32")),
-                "SchNetPack": md(atoms, calculator(network.requires_grad_(False))),
-            }
-            seconds = alternate(cases, rounds=10, warmup=1)
-            records.append(
-                {
-                    "network": size,
-                    "threads": threads,
-                    "milliseconds": {name: 1e3 * statistics.median(v) / STEPS for name, v in seconds.items()},
-                    "SchNetPack / network + long range": median_ratio(
-                        seconds["SchNetPack"], seconds["network + long range"]
-                    ),
-                }
-            )
-    rows = [
-        [
-            record["network"],
-            str(record["threads"]),
-            *(f"{value:.1f}" for value in record["milliseconds"].values()),
-            f"{record['SchNetPack / network + long range']:.1f}",
-        ]
-        for record in records
-    ]
-    columns = ["432 atoms, one MD step", "threads", "network + long range (ms)", "network alone (ms)"]
-    Console().table("LRCalculator", [*columns, "SchNetPack's calculator (ms)", "ratio"], rows)
-    rows = [
-        [
-            f"{share['atoms']:,}",
-            str(share["threads"]),
-            *(f"{value:.0f}" for value in share["milliseconds"].values()),
-            f"{100.0 * share['long range / step']:.0f} %",
-        ]
-        for share in shares
-    ]
-    columns = ["atoms", "threads", "network + long range (ms)", "network alone (ms)", "share of long range"]
-    Console().table("A step of larger cells, F=64", columns, rows)
-    result = {"machine": machine(), "atoms": len(atoms), "records": records, "large": shares}
+        for repeats, (steps, rounds) in SIZES.items():
+            records += [measure(repeats, features, threads, steps, rounds) for features in NETWORKS[repeats]]
+    result = {"machine": machine(), "records": records}
+    print(md_steps(result))
     print("wrote", write("calculator", result))
 
 
-def share_of_long_range(repeats: int, threads: int) -> dict[str, Any]:
-    atoms = rattled(bulk("NaCl", "rocksalt", a=5.64, cubic=True).repeat(repeats))
-    network = make_network(64, 3)
+def measure(repeats: int, features: int, threads: int, steps: int, rounds: int) -> dict[str, Any]:
+    """Medians of every case, which take turns."""
+    atoms = rattled(bulk("NaCl", "rocksalt", a=5.64).repeat(repeats))
+    peer = make_network(features, INTERACTIONS)
     cases = {
-        "network + long range": md(atoms, LRCalculator(same_in_lrpot(network, "coulomb"), dtype="float32"), steps=1),
-        "network alone": md(atoms, LRCalculator(same_in_lrpot(network), dtype="float32"), steps=1),
+        OURS: md(atoms, LRCalculator(same_in_lrpot(peer, "coulomb"), dtype="float32"), steps),
+        ALONE: md(atoms, LRCalculator(same_in_lrpot(peer), dtype="float32"), steps),
     }
-    seconds = alternate(cases, rounds=10, warmup=1)
-    return {
+    if repeats <= LARGEST_OF_PEER:
+        cases[PEER] = md(atoms, calculator(peer.requires_grad_(False)), steps)
+    seconds = alternate(cases, rounds, warmup=1)
+    step = statistics.median(seconds[OURS]) / steps
+    record = {
         "atoms": len(atoms),
+        "features": features,
+        "interactions": INTERACTIONS,
         "threads": threads,
-        "milliseconds": {name: 1e3 * statistics.median(v) for name, v in seconds.items()},
-        "long range / step": 1.0 - 1.0 / median_ratio(*seconds.values()),
+        "milliseconds": {name: 1e3 * statistics.median(found) / steps for name, found in seconds.items()},
+        "ns/day at 1 fs": NS_PER_DAY / (1e3 * step),
+        "long range / step": 1.0 - median_ratio(seconds[ALONE], seconds[OURS]),
     }
+    if PEER in seconds:
+        record["SchNetPack / network + long range"] = median_ratio(seconds[PEER], seconds[OURS])
+    print(md_steps({"records": [record]}).splitlines()[-1], flush=True)
+    return record
 
 
-def md(atoms: Atoms, calculator: Calculator, steps: int = STEPS) -> Callable[[], object]:
+def md(atoms: Atoms, calculator: Calculator, steps: int) -> Callable[[], object]:
     atoms = atoms.copy()
     atoms.calc = calculator
     atoms.set_momenta(np.random.default_rng(0).normal(size=(len(atoms), 3)))

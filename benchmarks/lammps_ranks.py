@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from ase.build import bulk
-from timing import machine, write
+from timing import report
 
 from lrpot.interfaces.exchange import Owners
 from lrpot.interfaces.lammps import LammpsModel, open_lammps
@@ -36,7 +36,6 @@ from lrpot.model_file import load
 MODEL = "nacl.pt"
 LATTICE = 5.62  # A
 CELLS = (4, 7)  # per axis: 512 and 2744 atoms
-BUSY = 0.5
 
 # The estimate: atoms, processes; what a network between machines can do; how far a default network sees.
 CASES = ((10**6, 64), (10**6, 512), (10**7, 4096), (10**8, 32768), (10**9, 262144))
@@ -55,16 +54,11 @@ def main() -> None:
     if arguments.job:
         simulate(int(arguments.job[0]), arguments.steps, Path(arguments.job[1]))
         return
-    load_before = os.getloadavg()[0]
+    load = os.getloadavg()[0]
     result: dict[str, Any] = {"steps": [start(cells, n, arguments.steps) for cells in CELLS for n in (1, 2)]}
     result["mesh spacing (A)"] = mesh_spacing()
     result["estimates"] = [estimate(result, name, atoms, processes) for atoms, processes in CASES for name in DEPTHS]
-    result |= {"load": load_before, **machine()}
-    for name, value in result.items():
-        print(f"{name}: {value}")
-    print(f"wrote {write('lammps_ranks', result)}")
-    if load_before > BUSY:
-        print(f"the load was {load_before:.1f}: run it again on a machine that does nothing else")
+    report("lammps_ranks", result | {"load": load})
 
 
 def start(cells: int, processes: int, steps: int) -> dict[str, Any]:

@@ -44,8 +44,7 @@ def tables() -> list[str]:
         defects(read("defects-gan-xtb"), "GaN with defects, xTB"),
         electrolyte(read("electrolyte")),
         dimers(read("charged_dimers")),
-        steps(read("calculator")),
-        large(read("calculator")),
+        md_steps(read("calculator")),
         painn(read("painn")),
         training(read("training")),
         others(read("dimenetpp"), read("equivariant")),
@@ -86,38 +85,25 @@ def demo(result: dict[str, Any]) -> str:
     return table(("mean absolute error", *units), [*rows, ("network alone / stage 3", *ratios)])
 
 
-def steps(result: dict[str, Any]) -> str:
-    rows = [
-        (
-            record["network"],
-            str(record["threads"]),
-            *(f"{value:.0f}" for value in record["milliseconds"].values()),
-            f"{record['SchNetPack / network + long range']:.1f}x",
+def md_steps(result: dict[str, Any]) -> str:
+    rows = []
+    for record in result["records"]:
+        per_atom = {name: 1e3 * found / record["atoms"] for name, found in record["milliseconds"].items()}
+        ratio = record.get("SchNetPack / network + long range")
+        rows.append(
+            (
+                f"{record['atoms']:,}, F={record['features']}",
+                str(record["threads"]),
+                f"{record['milliseconds']['network + long range']:.1f}",
+                f"{per_atom['network + long range']:.0f}",
+                f"{record['ns/day at 1 fs']:.2f}",
+                f"{100.0 * record['long range / step']:.0f} %",
+                f"{per_atom['SchNetPack']:.0f}" if ratio else "out of memory",
+                f"{ratio:.1f}x" if ratio else "-",
+            )
         )
-        for record in result["records"]
-    ]
-    cases = ("network + long range (ms)", "network alone (ms)", "SchNetPack (ms)", "ratio")
-    return table((f"one MD step, {result['atoms']} atoms", "threads", *cases), rows)
-
-
-def large(result: dict[str, Any]) -> str:
-    rows = [
-        (
-            f"{record['atoms']:,}",
-            str(record["threads"]),
-            *(f"{value:.0f}" for value in record["milliseconds"].values()),
-            f"{100.0 * record['long range / step']:.0f} %",
-        )
-        for record in result["large"]
-    ]
-    columns = (
-        "one MD step, atoms",
-        "threads",
-        "network + long range (ms)",
-        "network alone (ms)",
-        "share of long range",
-    )
-    return table(columns, rows)
+    columns = ("ms", "µs/atom", "ns/day at 1 fs", "share of long range", "SchNetPack (µs/atom)", "ratio")
+    return table(("one MD step, atoms", "threads", *columns), rows)
 
 
 def painn(result: dict[str, Any]) -> str:
@@ -428,10 +414,10 @@ def estimates(result: dict[str, Any]) -> str:
     )
     rows = [
         (
-            f"10^{len(str(record['structures'])) - 1}",
+            power_of_ten(record["structures"]),
             str(record["processes"]),
             f"{100.0 * record['sums / step']:.0f} %",
-            *(f"{float(f'{record[name]:.2g}'):,g}" for name in numbers),
+            *(two_digits(record[name]) for name in numbers),
         )
         for record in result["estimates"]
     ]
@@ -461,12 +447,12 @@ def lammps_estimates(result: dict[str, Any]) -> str:
     numbers = ("network (s)", "whole mesh (GB)", "whole mesh (s)", "divided mesh (MB)", "divided mesh (s)")
     rows = [
         (
-            f"10^{len(str(record['atoms'])) - 1}",
+            power_of_ten(record["atoms"]),
             f"{record['processes']:,}",
             record["network"],
             f"{record['own']:,.0f}",
             f"{record['seen / own']:.1f}",
-            *(f"{float(f'{record[name]:.2g}'):,g}" for name in numbers),
+            *(two_digits(record[name]) for name in numbers),
         )
         for record in result["estimates"]
     ]
@@ -510,6 +496,15 @@ def simulated(result: dict[str, Any]) -> str:
     ]
     columns = ("NVT", "atoms", "ps", "bath (K)", "mean (K)", "nearest atoms (Å)", "peak of g(r) (Å)", "F MAE (meV/Å)")
     return table(columns, rows)
+
+
+def power_of_ten(number: int) -> str:
+    return f"10^{len(str(number)) - 1}"
+
+
+def two_digits(value: float) -> str:
+    """Rounded to them, without an exponent."""
+    return f"{float(f'{value:.2g}'):,g}"
 
 
 def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
-from timing import machine, write
+from timing import report
 
 from lrpot.build import build_potential
 from lrpot.config import make_config
@@ -43,9 +43,6 @@ from lrpot.training.parallel import ALONE, Processes
 from lrpot.training.stages import Stage
 
 ROWS, BATCH = 64, 8
-
-# Of the machine, before the start: above this, other work shares its cores.
-BUSY = 0.5
 
 # Sets, and numbers of processes that one would fit them with.
 CASES = ((10**5, 1), (10**5, 8), (10**6, 8), (10**6, 64), (10**7, 64), (10**7, 256), (10**8, 256), (10**8, 1024))
@@ -67,12 +64,7 @@ def main() -> None:
         launch.start(functools.partial(measure_steps, rows, cache, steps, rounds), 2)
         result = json.loads(steps.read_text()) | measure_data(rows, Path(folder) / "other")
     result["estimates"] = [estimate(result, structures, processes) for structures, processes in CASES]
-    result |= {"load": load, **machine()}
-    for name, value in result.items():
-        print(f"{name}: {value}")
-    print(f"wrote {write('scaling', result)}")
-    if load > BUSY:
-        print(f"the load was {load:.1f}: no numbers to keep; run it again on a machine that does nothing else")
+    report("scaling", result | {"load": load})
 
 
 def write_rows(path: Path) -> None:

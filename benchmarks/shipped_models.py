@@ -4,8 +4,8 @@
 
 Lattice, bulk modulus, phonons and vacancies are computed twice, by the same code and in the same supercell: with the
 model and with the labelling method. The dynamics, of more atoms than the fit saw, is the model's alone; forces of some
-of its frames are computed by both where the labels are cheap. Phonons need phonopy (pip install phonopy), and GaN
-tblite (pip install 'lrpot[xtb]').
+of its frames are computed by both where the labels are cheap. Phonons need phonopy (pip install 'lrpot[phonons]'),
+and GaN tblite (pip install 'lrpot[xtb]').
 """
 
 from __future__ import annotations

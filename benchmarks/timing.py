@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 RESULTS = Path(__file__).parent / "results"
+BUSY = 0.5  # of the machine, before the start: above this load, other work shares its cores
 
 
 def alternate(cases: Mapping[str, Callable[[], object]], rounds: int = 30, warmup: int = 3) -> dict[str, list[float]]:
@@ -42,6 +43,18 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
+
+
+def report(name: str, result: dict[str, Any]) -> None:
+    """Print results and write them, and say if the machine did something else; `load` is that before they began."""
+    result |= machine()
+    for key, value in result.items():
+        print(f"{key}: {value}")
+    print(f"wrote {write(name, result)}")
+    if result["load"] > BUSY:
+        print(
+            f"the load was {result['load']:.1f}: no numbers to keep; run it again on a machine that does nothing else"
+        )
 
 
 def write(name: str, content: dict[str, Any]) -> Path:

@@ -114,6 +114,28 @@ def load(path: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = N
     return model
 
 
+def load_for_inference(
+    model: str | Path | Potential, *, device: str | torch.device, dtype: str | torch.dtype
+) -> Potential:
+    """A potential for a program that only asks for energies and their derivatives; its weights stay what they are.
+
+    Args:
+        model: file of a model, the name of one that comes with lrpot, or the model itself, which is changed.
+        device: where its weights go.
+        dtype: precision of network and structure factors; energies are summed in float64.
+    Raises:
+        ModelFileError: as `load`. ConfigError: an unknown precision or a device that is not there.
+    """
+    name = str(dtype).removeprefix("torch.")
+    if name not in ("float64", "float32"):
+        raise ConfigError(f"dtype = {name!r} is not known; use float64 or float32")
+    precision = getattr(torch, name)
+    if not isinstance(model, Potential):
+        model = load(model, device=str(device))
+    model = model.set_precision(precision, long_range=precision).to(check_device(device))
+    return model.eval().requires_grad_(False)
+
+
 def load_model(path: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> Model:
     """Read a potential or a model of properties; arguments and errors as of `load`."""
     path = find_model(path)

@@ -13,6 +13,7 @@ from lrpot.backbones.messages import positions_only
 from lrpot.charges import ChargeModel, polarisation
 from lrpot.errors import StructureError
 from lrpot.kspace import Electrostatics, Geometry, ReciprocalSum
+from lrpot.kspace.derivatives import deformation
 from lrpot.structure import batch_index, edge_vectors
 
 # What the energy is the sum of: an energy per element, the network, charges and reciprocal core.
@@ -272,8 +273,8 @@ def _strained(batch: Data) -> tuple[Data, Tensor]:
     if not bool(batch.pbc.all()):
         raise StructureError("stress is defined only for a crystal that is periodic in all three directions")
     strain = torch.zeros_like(batch.cell, requires_grad=True)
-    deformation = torch.eye(3, dtype=strain.dtype, device=strain.device) + 0.5 * (strain + strain.mT)
+    deformed = deformation(strain)
     strained = copy.copy(batch)
-    strained.positions = torch.einsum("na,nab->nb", batch.positions, deformation[batch_index(batch)])
-    strained.cell = batch.cell @ deformation
+    strained.positions = torch.einsum("na,nab->nb", batch.positions, deformed[batch_index(batch)])
+    strained.cell = batch.cell @ deformed
     return strained, strain

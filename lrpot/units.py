@@ -5,3 +5,7 @@ COULOMB_CONSTANT = 14.399645468667815
 
 # 1 eV/A^3 in GPa, CODATA 2022.
 GPA = 160.2176634
+
+# Planck's constant in eV/THz, and the wave number of 1 THz in 1/cm; exact in SI.
+PLANCK = 4.135667696923859e-3
+WAVE_NUMBER = 33.35640951981521

@@ -9,7 +9,6 @@ the more so the faster it is heated: the temperature that is printed, at which i
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import ase.io
@@ -17,12 +16,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from ase import Atoms
 from ase.build import bulk
+from script import make_parser, run_script, simulate
 
 from lrpot import LRCalculator
 from lrpot.analysis import diffusion, mean_square_displacement, pair_distribution, unwrapped
-from lrpot.console import Console
-from lrpot.errors import LrpotError
-from lrpot.md import MDRun, run_md
+from lrpot.md import MDRun
 from lrpot.plot_style import COLOURS, STYLE, save
 
 PAIRS = (("Na", "Cl"), ("Na", "Na"), ("Cl", "Cl"))
@@ -35,9 +33,9 @@ def main() -> None:
     atoms.calc = LRCalculator(arguments.model, device=arguments.device, skin=0.5)
     arguments.out.mkdir(parents=True, exist_ok=True)
     out = arguments.out
-    heated = simulate(atoms, arguments, "heating", arguments.heat, arguments.first, arguments.last)
+    heated = at_pressure(atoms, arguments, "heating", arguments.heat, arguments.first, arguments.last)
     cold = ase.io.read(out / "heating.traj", index=f":{max(len(heated.time_fs) // 10, 2)}")
-    molten = simulate(atoms, arguments, "melt", arguments.melt, arguments.last, None)
+    molten = at_pressure(atoms, arguments, "melt", arguments.melt, arguments.last, None)
     hot = ase.io.read(out / "melt.traj", index=f"{len(molten.time_fs) // 5}:")  # what is left of the crystal is gone
 
     step = arguments.interval * arguments.timestep
@@ -56,24 +54,21 @@ def main() -> None:
     print(f"wrote {draw(heated, bath(arguments, len(heated.volume)), cold, hot, rates, out / 'melting.png')}")
 
 
-def simulate(
+def at_pressure(
     atoms: Atoms, arguments: argparse.Namespace, name: str, steps: int, first: float, last: float | None
 ) -> MDRun:
     """One run at constant pressure, atoms and cell left where it ends; recorded under that name."""
-    with Console().progress(f"{name}, {len(atoms)} atoms", steps, "steps") as update:
-        return run_md(
-            atoms,
-            ensemble="npt",
-            temperature=first,
-            temperature_end=last,
-            pressure=arguments.pressure,
-            steps=steps,
-            timestep=arguments.timestep,
-            interval=arguments.interval,
-            seed=arguments.seed,
-            trajectory=arguments.out / f"{name}.traj",
-            progress=update,
-        )
+    return simulate(
+        atoms,
+        arguments,
+        name,
+        arguments.out / f"{name}.traj",
+        steps=steps,
+        ensemble="npt",
+        temperature=first,
+        temperature_end=last,
+        pressure=arguments.pressure,
+    )
 
 
 def bath(arguments: argparse.Namespace, frames: int) -> np.ndarray:
@@ -123,19 +118,13 @@ def draw(
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", nargs="?", default="nacl.pt", help="model that knows Na and Cl (default: nacl.pt)")
+    parser = make_parser(__doc__, model="nacl.pt", timestep=2.0, interval=20, out="nacl-melting")
     parser.add_argument("--cells", type=int, default=3, help="N: N x N x N cubic cells (default: 3, 216 atoms)")
     parser.add_argument("--first", type=float, default=300.0, help="K (default: 300)")
     parser.add_argument("--last", type=float, default=1800.0, help="K (default: 1800)")
     parser.add_argument("--heat", type=int, default=20_000, help="steps of heating (default: 20000)")
     parser.add_argument("--melt", type=int, default=10_000, help="steps of the melt (default: 10000)")
     parser.add_argument("--pressure", type=float, default=0.0, help="GPa (default: 0)")
-    parser.add_argument("--timestep", type=float, default=2.0, help="fs (default: 2)")
-    parser.add_argument("--interval", type=int, default=20, help="steps between recorded frames (default: 20)")
-    parser.add_argument("--seed", type=int, default=0, help="of the first velocities (default: 0)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
-    parser.add_argument("--out", type=Path, default=Path("nacl-melting"), help="directory (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="few steps of few atoms, to see that it runs")
     arguments = parser.parse_args()
     if arguments.quick:
@@ -144,7 +133,4 @@ def parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except LrpotError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

@@ -9,7 +9,6 @@ eps_0 / eps_inf = (LO / TO)^2 (Lyddane, Sachs, Teller), from the splitting that 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import ase.io
@@ -17,12 +16,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from ase import Atoms
 from ase.build import bulk
+from script import make_parser, run_script, simulate
 
 from lrpot import LRCalculator
 from lrpot.analysis import dielectric_ratio, unwrapped, velocity_spectrum
-from lrpot.console import Console
-from lrpot.errors import LrpotError
-from lrpot.md import run_md
 from lrpot.plot_style import COLOURS, STYLE, save
 from lrpot.workflows.nac import long_waves_of_model
 from lrpot.workflows.phonons import Phonons, phonons, supercell_of
@@ -46,7 +43,7 @@ def main() -> None:
 
     atoms = unit.repeat(arguments.cells)
     atoms.calc = calculator
-    frames = simulate(atoms, arguments)
+    frames = vibrate(atoms, arguments)
     charges = calculator.get_property("charges", unit.repeat(arguments.cells))
     dipoles = np.einsum("n,tna->ta", charges, unwrapped(frames))
     volume = frames[0].get_volume()
@@ -61,22 +58,19 @@ def main() -> None:
     print(f"wrote {draw(spectrum, dipoles, harmonic, arguments)}")
 
 
-def simulate(atoms: Atoms, arguments: argparse.Namespace) -> list[Atoms]:
+def vibrate(atoms: Atoms, arguments: argparse.Namespace) -> list[Atoms]:
     """Frames of a run with a weak bath that reaches every mode, without its first fifth."""
     trajectory = arguments.out / "vibrations.traj"
-    with Console().progress(f"MD, {len(atoms)} atoms", arguments.steps, "steps") as update:
-        run_md(
-            atoms,
-            ensemble="nvt",
-            temperature=arguments.temperature,
-            friction=arguments.friction,
-            steps=arguments.steps,
-            timestep=arguments.timestep,
-            interval=arguments.interval,
-            seed=arguments.seed,
-            trajectory=trajectory,
-            progress=update,
-        )
+    simulate(
+        atoms,
+        arguments,
+        "MD",
+        trajectory,
+        steps=arguments.steps,
+        ensemble="nvt",
+        temperature=arguments.temperature,
+        friction=arguments.friction,
+    )
     frames = ase.io.read(trajectory, index=":")
     return frames[len(frames) // 5 :]
 
@@ -103,17 +97,11 @@ def draw(
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", nargs="?", default="nacl.pt", help="model that knows Na and Cl (default: nacl.pt)")
+    parser = make_parser(__doc__, model="nacl.pt", timestep=2.0, interval=4, out="nacl-vibrations")
     parser.add_argument("--cells", type=int, default=2, help="N: N x N x N cubic cells (default: 2, 64 atoms)")
     parser.add_argument("--temperature", type=float, default=100.0, help="K (default: 100)")
     parser.add_argument("--friction", type=float, default=0.001, help="of the bath, 1/fs (default: 0.001)")
     parser.add_argument("--steps", type=int, default=20_000, help="(default: 20000)")
-    parser.add_argument("--timestep", type=float, default=2.0, help="fs (default: 2)")
-    parser.add_argument("--interval", type=int, default=4, help="steps between recorded frames (default: 4)")
-    parser.add_argument("--seed", type=int, default=0, help="of velocities and bath (default: 0)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
-    parser.add_argument("--out", type=Path, default=Path("nacl-vibrations"), help="directory (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="few steps of few atoms, to see that it runs")
     arguments = parser.parse_args()
     if arguments.quick:
@@ -122,7 +110,4 @@ def parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except LrpotError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

@@ -8,7 +8,6 @@ Classical nuclei: below the Debye temperature (GaN 600 K, NaCl 320 K) real cryst
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import ase.io
@@ -16,12 +15,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from ase import Atoms
 from ase.build import bulk
+from script import make_parser, run_script, simulate
 
 from lrpot import LRCalculator
 from lrpot.analysis import mean_square_displacement, pair_distribution, unwrapped, velocity_spectrum
-from lrpot.console import Console
-from lrpot.errors import ConfigError, LrpotError
-from lrpot.md import run_md
+from lrpot.errors import ConfigError
 from lrpot.plot_style import COLOURS, STYLE, save
 
 # What a model of these elements is tried on: a crystal and how often it is repeated.
@@ -35,8 +33,8 @@ RMAX = 6.0  # A
 def main() -> None:
     arguments = parse()
     calculator = LRCalculator(arguments.model, device=arguments.device, skin=0.5)
-    arguments.out.mkdir(parents=True, exist_ok=True)
     atoms, repeats = crystal(calculator, arguments.structure)
+    arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.quick:
         repeats = (2, 2, 1) if len(atoms) < 8 else (1, 1, 1)
     atoms = atoms.repeat(arguments.cells or repeats)
@@ -44,7 +42,7 @@ def main() -> None:
     atoms.calc = calculator
     frames, lengths = {}, []
     for temperature in sorted(arguments.temperatures):
-        frames[temperature] = simulate(atoms, arguments, temperature)
+        frames[temperature] = expanded(atoms, arguments, temperature)
         lengths.append(np.array([frame.cell.lengths() for frame in frames[temperature]]).mean(axis=0) / repeats)
         print(f"{temperature:6g} K: a, b, c = " + ", ".join(f"{x:.4f}" for x in lengths[-1]) + " A", flush=True)
     expansion = np.polyfit(list(frames), lengths, 1)
@@ -67,23 +65,20 @@ def crystal(calculator: LRCalculator, path: Path | None) -> tuple[Atoms, tuple[i
     return CRYSTALS[elements]
 
 
-def simulate(atoms: Atoms, arguments: argparse.Namespace, temperature: float) -> list[Atoms]:
+def expanded(atoms: Atoms, arguments: argparse.Namespace, temperature: float) -> list[Atoms]:
     """Frames of the last two thirds of a run at one temperature; atoms and cell are left where it ends."""
     trajectory = arguments.out / f"{temperature:g}K.traj"
-    with Console().progress(f"{temperature:g} K, {len(atoms)} atoms", arguments.steps, "steps") as update:
-        run_md(
-            atoms,
-            ensemble="npt",
-            barostat="full",
-            temperature=temperature,
-            pressure=arguments.pressure,
-            steps=arguments.steps,
-            timestep=arguments.timestep,
-            interval=arguments.interval,
-            seed=arguments.seed,
-            trajectory=trajectory,
-            progress=update,
-        )
+    simulate(
+        atoms,
+        arguments,
+        f"{temperature:g} K",
+        trajectory,
+        steps=arguments.steps,
+        ensemble="npt",
+        barostat="full",
+        temperature=temperature,
+        pressure=arguments.pressure,
+    )
     frames = ase.io.read(trajectory, index=":")
     return frames[len(frames) // 3 :]
 
@@ -122,22 +117,18 @@ def draw(
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", nargs="?", default="gan.pt", help="model of GaN or NaCl (default: gan.pt)")
+    parser = make_parser(__doc__, model="gan.pt", timestep=1.0, interval=10, out="expansion")
     parser.add_argument(
         "--structure", type=Path, default=None, help="another crystal (default: by the model's elements)"
     )
     parser.add_argument(
         "--cells", type=int, nargs=3, default=None, help="repeats (default: 128 atoms of GaN, 216 of NaCl)"
     )
-    parser.add_argument("--temperatures", type=float, nargs="+", default=[100, 300, 500, 700], help="K")
+    parser.add_argument(
+        "--temperatures", type=float, nargs="+", default=[100, 300, 500, 700], help="K (default: 100 300 500 700)"
+    )
     parser.add_argument("--steps", type=int, default=10_000, help="at each of them (default: 10000)")
     parser.add_argument("--pressure", type=float, default=0.0, help="GPa (default: 0)")
-    parser.add_argument("--timestep", type=float, default=1.0, help="fs (default: 1)")
-    parser.add_argument("--interval", type=int, default=10, help="steps between recorded frames (default: 10)")
-    parser.add_argument("--seed", type=int, default=0, help="of the first velocities (default: 0)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
-    parser.add_argument("--out", type=Path, default=Path("expansion"), help="directory (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="few steps of few atoms, to see that it runs")
     arguments = parser.parse_args()
     if arguments.quick:
@@ -148,7 +139,4 @@ def parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except LrpotError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

@@ -6,7 +6,6 @@ python md/vacancy_migration.py [MODEL] [--species Na] [--temperature 1000] [--st
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import ase.io
@@ -16,12 +15,12 @@ from ase import Atoms, units
 from ase.build import bulk
 from ase.mep import NEB
 from ase.optimize import FIRE
+from script import make_parser, run_script, simulate
 
 from lrpot import LRCalculator
 from lrpot.analysis import mean_square_displacement, unwrapped, vacant_sites
 from lrpot.console import Console
-from lrpot.errors import LrpotError, WorkflowError
-from lrpot.md import run_md
+from lrpot.errors import WorkflowError
 from lrpot.plot_style import COLOURS, STYLE, save
 from lrpot.workflows.relax import relax_fully
 
@@ -95,18 +94,9 @@ def jumps(
     trajectory = arguments.out / "vacancy.traj"
     atoms = start.copy()
     atoms.calc = start.calc
-    with Console().progress(f"MD, {len(atoms)} atoms", arguments.steps, "steps") as update:
-        run = run_md(
-            atoms,
-            ensemble="nvt",
-            temperature=arguments.temperature,
-            steps=arguments.steps,
-            timestep=arguments.timestep,
-            interval=arguments.interval,
-            seed=arguments.seed,
-            trajectory=trajectory,
-            progress=update,
-        )
+    run = simulate(
+        atoms, arguments, "MD", trajectory, steps=arguments.steps, ensemble="nvt", temperature=arguments.temperature
+    )
     frames = ase.io.read(trajectory, index=":")
     paths = unwrapped(frames)
     moving = start.symbols == arguments.species
@@ -138,8 +128,7 @@ def draw(
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", nargs="?", default="nacl.pt", help="model that knows Na and Cl (default: nacl.pt)")
+    parser = make_parser(__doc__, model="nacl.pt", timestep=2.0, interval=10, out="nacl-vacancy")
     parser.add_argument("--species", choices=sorted(CHARGE), default="Na", help="which ion is missing (default: Na)")
     parser.add_argument("--cells", type=int, default=2, help="N: N x N x N cubic cells (default: 2, 63 atoms)")
     parser.add_argument("--images", type=int, default=5, help="between the ends of the band (default: 5)")
@@ -147,11 +136,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--neb-steps", type=int, default=300, help="at most (default: 300)")
     parser.add_argument("--temperature", type=float, default=1000.0, help="K (default: 1000)")
     parser.add_argument("--steps", type=int, default=50_000, help="of MD (default: 50000)")
-    parser.add_argument("--timestep", type=float, default=2.0, help="fs (default: 2)")
-    parser.add_argument("--interval", type=int, default=10, help="steps between recorded frames (default: 10)")
-    parser.add_argument("--seed", type=int, default=0, help="of velocities and bath (default: 0)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
-    parser.add_argument("--out", type=Path, default=Path("nacl-vacancy"), help="directory (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="few steps of few images, to see that it runs")
     arguments = parser.parse_args()
     if arguments.quick:
@@ -160,7 +144,4 @@ def parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except LrpotError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

@@ -40,7 +40,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=20, help="of the relaxation, at most (default: 20)")
     parser.add_argument("--fmax", type=float, default=0.01, help="largest force that ends it, eV/A (default: 0.01)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
-    parser.add_argument("--out", type=Path, default=Path("relaxed.extxyz"), help="the relaxed crystal is written here")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("relaxed.extxyz"),
+        help="the relaxed crystal; an older file is replaced (default: %(default)s)",
+    )
     return parser.parse_args()
 
 
@@ -83,5 +88,5 @@ def relax(atoms: Atoms, steps: int, fmax: float) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except LrpotError as error:
+    except (LrpotError, OSError) as error:
         sys.exit(f"error: {error}")

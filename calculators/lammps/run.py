@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lrpot import load
 from lrpot.errors import LrpotError
-from lrpot.interfaces.lammps import LammpsModel, open_lammps
+from lrpot.interfaces.lammps import LammpsModel, open_lammps, read_input
 
 INPUT = Path(__file__).parent / "in.nacl"
 
@@ -25,7 +25,7 @@ def main() -> None:
     try:
         potential = load(arguments.model)
         lmp = open_lammps("-log", "none", *arguments.variable)
-        lmp.file(str(arguments.input))
+        read_input(lmp, arguments.input)
         model = LammpsModel(lmp, potential, species=arguments.species, device=arguments.device)
         for line in arguments.run or ["fix move all nve", "run 100"]:
             model.command(line)

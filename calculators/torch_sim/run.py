@@ -2,7 +2,7 @@
 
     python calculators/torch_sim/run.py MODEL [CRYSTALS] [--steps 100] [--md 20]
 
-Without a file of crystals it takes NaCl at five lattice constants, each atom moved by a little from its place.
+Without a file of crystals it takes NaCl at three lattice constants, each atom moved by a little from its place.
 """
 
 from __future__ import annotations
@@ -74,7 +74,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--fmax", type=float, default=0.01, help="largest force that ends it, eV/A (default: 0.01)")
     parser.add_argument("--md", type=int, default=20, help="steps of 1 fs that follow, at 300 K (default: 20)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
-    parser.add_argument("--out", type=Path, default=Path("relaxed.extxyz"), help="the relaxed cells are written here")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("relaxed.extxyz"),
+        help="the relaxed cells; an older file is replaced (default: %(default)s)",
+    )
     return parser.parse_args()
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from lrpot.cli.options import DType
     from lrpot.console import Console
 
-Model = Annotated[Path, typer.Argument(help="Model file, or the name of one that comes with lrpot.")]
 Crystal = Annotated[Path, typer.Argument(help="Crystal in any format that ASE reads (the last row of the file).")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace older results.")]
 
@@ -52,6 +51,17 @@ def read_crystal(model: Path, structure: Path, *, device: str, dtype: DType) -> 
     return row.atoms
 
 
+def check_json(out: Path) -> None:
+    """
+    Raises:
+        ConfigError: another ending than .json, such as that of the picture which goes beside.
+    """
+    from lrpot.errors import ConfigError
+
+    if out.suffix != ".json":
+        raise ConfigError(f"--out {out}: unknown ending {out.suffix!r}; use .json")
+
+
 def check_outputs(files: Sequence[Path], *, overwrite: bool) -> None:
     """Find out before any work whether results can be written.
 
@@ -65,6 +75,15 @@ def check_outputs(files: Sequence[Path], *, overwrite: bool) -> None:
         if file.exists() and not overwrite:
             raise OutputError(f"{file}: exists already; add --overwrite to replace it, or choose another --out")
         check_writable(file)
+
+
+def write_record(out: Path, model: Path, structure: Path, record: Mapping[str, Any]) -> None:
+    """The numbers of a calculation as JSON, and what they are of."""
+    import json
+
+    from lrpot.files import write_text
+
+    write_text(out, json.dumps({"model": str(model), "structure": str(structure), **record}, indent=1) + "\n")
 
 
 def bring_to_rest(console: Console, atoms: Atoms, first: First, *, fmax: float) -> Atoms:

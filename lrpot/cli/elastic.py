@@ -7,8 +7,18 @@ from typing import Annotated
 
 import typer
 
-from lrpot.cli.crystal import Crystal, First, Model, Overwrite, RelaxFirst, bring_to_rest, check_outputs, read_crystal
-from lrpot.cli.options import Device, DType, Precision
+from lrpot.cli.crystal import (
+    Crystal,
+    First,
+    Overwrite,
+    RelaxFirst,
+    bring_to_rest,
+    check_json,
+    check_outputs,
+    read_crystal,
+    write_record,
+)
+from lrpot.cli.options import Device, DType, Model, Precision
 
 
 def elastic(
@@ -28,13 +38,12 @@ def elastic(
     """Stiffness (GPa) from the stress of strained cells; bulk, shear and Young's modulus (Voigt, Reuss, Hill) and
     Poisson's ratio; and whether the crystal is stable. Axes are those of the file; its symmetry is imposed.
     """
-    import json
-
     from lrpot.console import Console
-    from lrpot.files import write_text
     from lrpot.workflows import pictures
-    from lrpot.workflows.elastic import VOIGT, elastic_constants
+    from lrpot.workflows.elastic import VOIGT, check_settings, elastic_constants
 
+    check_settings(strain=strain)
+    check_json(out)
     picture = out.with_suffix(".png")
     check_outputs((out, picture), overwrite=overwrite)
     console = Console()
@@ -61,7 +70,7 @@ def elastic(
             f"unstable: the smallest eigenvalue of the stiffness is {found.eigenvalues[0]:.3f} GPa; there are no moduli"
         )
     console.line(f"imposing the symmetry changed the constants by up to {found.asymmetry:.2g} GPa")
-    write_text(out, json.dumps({"model": str(model), "structure": str(structure), **found.record()}, indent=1) + "\n")
+    write_record(out, model, structure, found.record())
     pictures.elastic_constants(found, picture)
     for file in (out, picture):
         console.line(f"wrote {file}")

@@ -7,8 +7,18 @@ from typing import Annotated
 
 import typer
 
-from lrpot.cli.crystal import Crystal, First, Model, Overwrite, RelaxFirst, bring_to_rest, check_outputs, read_crystal
-from lrpot.cli.options import Device, DType, Precision
+from lrpot.cli.crystal import (
+    Crystal,
+    First,
+    Overwrite,
+    RelaxFirst,
+    bring_to_rest,
+    check_json,
+    check_outputs,
+    read_crystal,
+    write_record,
+)
+from lrpot.cli.options import Device, DType, Model, Precision
 
 
 def eos(
@@ -30,13 +40,12 @@ def eos(
     """Volume (A^3) and energy (eV) at rest, bulk modulus (GPa) and its derivative: a Birch-Murnaghan curve through the
     energies of a crystal at several volumes.
     """
-    import json
-
     from lrpot.console import Console
-    from lrpot.files import write_text
     from lrpot.workflows import pictures
-    from lrpot.workflows.eos import equation_of_state
+    from lrpot.workflows.eos import check_settings, equation_of_state
 
+    check_settings(strain=strain, points=points)
+    check_json(out)
     picture = out.with_suffix(".png")
     check_outputs((out, picture), overwrite=overwrite)
     console = Console()
@@ -59,7 +68,7 @@ def eos(
         ["curve off by (eV/atom)", f"{found.rms:.1e}", "root mean square"],
     ]
     console.table("Birch-Murnaghan", ["", "", ""], rows)
-    write_text(out, json.dumps({"model": str(model), "structure": str(structure), **found.record()}, indent=1) + "\n")
+    write_record(out, model, structure, found.record())
     pictures.equation_of_state(found, picture)
     for file in (out, picture):
         console.line(f"wrote {file}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lrpot.cli.options import Device, DType, Precision
+from lrpot.cli.options import Device, DType, Model, Precision
 
 if TYPE_CHECKING:
     from lrpot.charge_scale import ErrorAlongScale
@@ -20,7 +20,7 @@ SHOWN = (0.8, 0.9, 1.0, 1.1, 1.2)
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="Model file.")],
+    model: Model,
     data: Annotated[Path, typer.Argument(help="Labelled structures (eV, eV/A, eV/A^3; charges e).")],
     out: Annotated[
         Path | None,

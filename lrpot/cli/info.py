@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+from lrpot.cli.options import Model
 
 if TYPE_CHECKING:
     from lrpot.console import Console
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from lrpot.properties.model import PropertyModel
 
 
-def info(model: Annotated[Path, typer.Argument(help="Model file.")]) -> None:
+def info(model: Model) -> None:
     """Elements, units, settings, stages and errors of a model, or of each model of an ensemble."""
     from lrpot.console import Console
     from lrpot.ensemble import Ensemble

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from lrpot.cli.options import Device, DType, Precision, Seed
+from lrpot.cli.crystal import Crystal
+from lrpot.cli.options import Device, DType, Model, Precision, Seed
 
 
 class Ensemble(StrEnum):
@@ -34,8 +35,8 @@ class OnUncertain(StrEnum):
 
 
 def md(
-    model: Annotated[Path, typer.Argument(help="Model file.")],
-    structure: Annotated[Path, typer.Argument(help="Starting crystal (the last row of the file).")],
+    model: Model,
+    structure: Crystal,
     ensemble: Annotated[
         Ensemble, typer.Option("--ensemble", help="nve, nvt, or npt (Martyna, Tobias and Klein).")
     ] = Ensemble.nve,
@@ -115,8 +116,9 @@ def md(
         raise ConfigError(f"--out {out}: unknown ending {out.suffix!r}; use {', '.join(FORMATS)}")
     if resume and overwrite:
         raise ConfigError("--resume goes on with a run and --overwrite replaces it; give one of them")
-    uncertain, table, state = (out.with_suffix(ending) for ending in (".uncertain.extxyz", ".csv", ".state"))
-    for file in (out, table, *([] if max_uncertainty is None else [uncertain])):
+    endings = (".uncertain.extxyz", ".csv", ".energy.png", ".state")
+    uncertain, table, picture, state = (out.with_suffix(ending) for ending in endings)
+    for file in (out, table, picture, *([] if max_uncertainty is None else [uncertain])):
         if file.exists() and not overwrite and not resume:
             raise OutputError(
                 f"{file}: exists already; add --resume to go on with that run, --overwrite to replace it, or choose "
@@ -185,9 +187,7 @@ def md(
     if run.force_uncertainty:
         line += f", force uncertainty up to {max(run.force_uncertainty):.3g} eV/A in the frames"
     console.line(line)
-    picture = plots.energy_conservation(
-        run.time_fs, run.potential, run.kinetic, run.n_atoms, out.with_suffix(".energy.png"), conserved=run.conserved
-    )
+    plots.energy_conservation(run.time_fs, run.potential, run.kinetic, run.n_atoms, picture, conserved=run.conserved)
     if run.uncertain_steps:
         console.warn(
             f"{len(run.uncertain_steps)} of {steps + 1} steps have a force that is more uncertain than "

@@ -39,6 +39,7 @@ class Head(StrEnum):
     experts = "experts"
 
 
+Model = Annotated[Path, typer.Argument(help="Model file, or the name of one that comes with lrpot.")]
 Device = Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1, ...", show_default=True)]
 Precision = Annotated[DType, typer.Option("--dtype", help="Precision of the network.", show_default=True)]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.", show_default=True)]

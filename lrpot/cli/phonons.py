@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lrpot.cli.crystal import Crystal, First, Model, Overwrite, RelaxFirst, bring_to_rest, read_crystal
-from lrpot.cli.options import Device, DType, Precision
+from lrpot.cli.crystal import Crystal, First, Overwrite, RelaxFirst, bring_to_rest, read_crystal
+from lrpot.cli.options import Device, DType, Model, Precision
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from lrpot.console import Console
     from lrpot.workflows.nac import LongWaves
     from lrpot.workflows.phonons import Phonons
-
-# cm^-1 and meV of 1 THz.
-WAVE_NUMBER, MILLI_EV = 33.3564095198, 4.135667696
 
 
 class Splitting(StrEnum):
@@ -75,11 +72,12 @@ def phonons(
             raise
         raise ConfigError(f"{error.name} is not installed; pip install 'lrpot[phonons]' brings it") from error
 
+    if not mesh > 0:
+        raise ConfigError(f"--mesh {mesh:g}: must be positive")
+    workflow.check_settings(supercell=supercell, distance=distance)
     if out.is_dir() and any(out.iterdir()) and not overwrite:
         raise OutputError(f"{out}: already holds files; add --overwrite to replace them, or choose another --out")
     check_writable(out / "phonons.json")
-    if not mesh > 0:
-        raise ConfigError(f"--mesh {mesh:g}: must be positive")
     console = Console()
     atoms = read_crystal(model, structure, device=device, dtype=dtype)
     atoms = bring_to_rest(console, atoms, relax, fmax=fmax)
@@ -111,6 +109,7 @@ def _long_waves(console: Console, found: Phonons, atoms: Atoms, born: Path | Non
 
 def _show(console: Console, found: Phonons, title: str) -> None:
     """Modes at Gamma, then what else is worth knowing."""
+    from lrpot.units import PLANCK, WAVE_NUMBER
     from lrpot.workflows.phonons import UNSTABLE
 
     plain, splittings = found.at_gamma(), found.splittings()
@@ -119,7 +118,7 @@ def _show(console: Console, found: Phonons, title: str) -> None:
     lines = []
     for mode, f in enumerate(plain):
         split = [f"{frequencies[mode]:.4f}" for frequencies in splittings.values()]
-        lines.append([str(mode + 1), f"{f:.4f}", f"{WAVE_NUMBER * f:.2f}", f"{MILLI_EV * f:.3f}", *split])
+        lines.append([str(mode + 1), f"{f:.4f}", f"{WAVE_NUMBER * f:.2f}", f"{1e3 * PLANCK * f:.3f}", *split])
     console.table(title, header, lines)
     n, displaced = len(found.phonopy.supercell), len(found.phonopy.displacements)
     console.line(

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lrpot.cli.crystal import Crystal
+from lrpot.cli.options import Model
+
 if TYPE_CHECKING:
     from lrpot.data.readers import Row
     from lrpot.properties.model import PropertyEnsemble, PropertyModel
@@ -19,14 +22,9 @@ app = typer.Typer(help="Pictures of what a model has learned.", no_args_is_help=
 DISTANCES = (2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0)
 
 
-@app.callback()
-def root() -> None:
-    pass  # with one command only, typer would drop its name
-
-
 @app.command("kernel")
 def kernel(
-    model: Annotated[Path, typer.Argument(help="Model file.")],
+    model: Model,
     out: Annotated[
         Path | None, typer.Option("--out", help="Picture (png, pdf, svg).", show_default="kernel-MODEL.png beside it")
     ] = None,
@@ -63,7 +61,7 @@ def kernel(
 @app.command("diffraction")
 def diffraction(
     model: Annotated[Path, typer.Argument(help="Model file of lrpot fit --encoder ... --diffraction on.")],
-    crystal: Annotated[Path, typer.Argument(help="Crystal in any format that ASE reads (the last row of the file).")],
+    crystal: Crystal,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Picture (png, pdf, svg).", show_default="diffraction-CRYSTAL.png beside MODEL"),
@@ -87,7 +85,7 @@ def diffraction(
 @app.command("attention")
 def attention(
     model: Annotated[Path, typer.Argument(help="Model of properties whose encoder is crystograph.")],
-    crystal: Annotated[Path, typer.Argument(help="Crystal in any format that ASE reads (the last row of the file).")],
+    crystal: Crystal,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Picture (png, pdf, svg).", show_default="attention-CRYSTAL.png beside MODEL"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lrpot.cli.options import Device, DType, Precision, check_crystals_out
+from lrpot.cli.options import Device, DType, Model, Precision, check_crystals_out
 
 if TYPE_CHECKING:
     from lrpot.console import Console
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="Model file.")],
+    model: Model,
     files: Annotated[
         list[Path], typer.Argument(help="Crystals in any format that ASE reads: CIF, extxyz, POSCAR, ...")
     ],

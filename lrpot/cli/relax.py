@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lrpot.cli.crystal import Crystal, Model, Overwrite, check_outputs, read_crystal
-from lrpot.cli.options import Device, DType, Precision
+from lrpot.cli.crystal import Crystal, Overwrite, check_outputs, read_crystal, write_record
+from lrpot.cli.options import Device, DType, Model, Precision
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -55,11 +55,8 @@ def relax(
     """Move the atoms, and with --cell the cell, until forces and stress are small. Writes the crystal, and beside it
     energy, force and stress of every step as JSON and as a picture.
     """
-    import json
-
     from lrpot.console import Console
     from lrpot.errors import Interrupted, WorkflowError
-    from lrpot.files import write_text
     from lrpot.interrupts import finish_step_on_ctrl_c
     from lrpot.workflows import pictures
     from lrpot.workflows import relax as workflow
@@ -87,7 +84,7 @@ def relax(
         )
     console.table(str(structure), ["", "before", "after"], _rows(atoms, run))
     _write_crystal(run.atoms, out)
-    write_text(record, json.dumps({"model": str(model), "structure": str(structure), **run.record()}, indent=1) + "\n")
+    write_record(record, model, structure, run.record())
     pictures.relaxation(run, picture)
     for file in (out, record, picture):
         console.line(f"wrote {file}")

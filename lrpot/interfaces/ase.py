@@ -16,8 +16,8 @@ from lrpot.charges.polarisation import dipoles
 from lrpot.data.labels import open_directions
 from lrpot.data.neighbours import NeighbourList
 from lrpot.data.readers import to_structure
-from lrpot.errors import ConfigError, StructureError
-from lrpot.model_file import check_device, load
+from lrpot.errors import StructureError
+from lrpot.model_file import load_for_inference
 from lrpot.potential import Potential
 
 # Properties that need charges, and those that need the calculator of an ensemble.
@@ -78,16 +78,10 @@ class LRCalculator(Calculator):
             ModelFileError: not a model of lrpot. ConfigError: an unknown precision or device, or a negative skin.
         """
         super().__init__()
-        if dtype not in ("float64", "float32"):
-            raise ConfigError(f"dtype = {dtype!r} is not known; use float64 or float32")
-        precision = getattr(torch, dtype)
-        if not isinstance(model, Potential):
-            model = load(model, device=device)
-        model = model.set_precision(precision, long_range=precision).to(check_device(device))
-        self.model = model.eval().requires_grad_(False)
+        self.model = load_for_inference(model, device=device, dtype=dtype)
         # of this calculator only: asked for what its model lacks, ASE tells that there is no such property
-        lacking = () if all(member.long is not None for member in model.members) else OF_CHARGES
-        more = UNCERTAINTIES if len(model.members) > 1 else ()
+        lacking = () if all(member.long is not None for member in self.model.members) else OF_CHARGES
+        more = UNCERTAINTIES if len(self.model.members) > 1 else ()
         properties = [name for name in type(self).implemented_properties if name not in lacking]
         self.implemented_properties = [*properties, *more]  # type: ignore[misc]
         self.device = torch.device(device)

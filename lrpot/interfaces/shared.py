@@ -19,6 +19,7 @@ from lrpot.backbones.messages import positions_only
 from lrpot.charges import ChargeModel
 from lrpot.errors import ConfigError
 from lrpot.interfaces.exchange import Exchange, Fetched, Owners
+from lrpot.kspace.derivatives import deformation
 from lrpot.kspace.quadratic import OverProcesses
 from lrpot.potential import Potential
 from lrpot.structure import edge_vectors
@@ -102,8 +103,8 @@ def _evaluate(model: Potential, share: Share, stress: bool) -> Result:
         batch = copy.copy(share.batch)  # shallow: the caller's tensors are left as they are
         positions = batch.positions.detach().requires_grad_()
         strain = torch.zeros_like(batch.cell[0], requires_grad=stress)
-        deformation = torch.eye(3, dtype=strain.dtype, device=strain.device) + 0.5 * (strain + strain.mT)
-        batch.positions, batch.cell = positions @ deformation, batch.cell @ deformation
+        deformed = deformation(strain)
+        batch.positions, batch.cell = positions @ deformed, batch.cell @ deformed
         own, whole = _energies(model, batch, share)
         inputs = [positions, strain] if stress else [positions]
         # the zero keeps atoms without neighbours, whose energy is a constant, differentiable

@@ -11,7 +11,7 @@ from torch import Tensor
 from lrpot.data.neighbours import NeighbourList
 from lrpot.data.readers import check_elements
 from lrpot.errors import ConfigError
-from lrpot.model_file import check_device, load
+from lrpot.model_file import load_for_inference
 from lrpot.potential import Potential
 from lrpot.structure import Structure, collate, make_structure
 
@@ -56,15 +56,10 @@ class TorchSimModel(ModelInterface):
             ModelFileError: not a model of lrpot. ConfigError: an unknown precision or device, or a negative skin.
         """
         super().__init__()
-        if dtype not in (torch.float64, torch.float32):
-            raise ConfigError(f"dtype = {dtype} is not known; use torch.float64 or torch.float32")
-        if not isinstance(model, Potential):
-            model = load(model, device=str(device))
-        model = model.set_precision(dtype, long_range=dtype).to(check_device(device))
-        self.model = model.eval().requires_grad_(False)
+        self.model = load_for_inference(model, device=device, dtype=dtype)
         self.skin = skin
         # by place in the batch; a list notices when another cell has come to its place
-        self._neighbours = [NeighbourList(model.cutoff, skin)]
+        self._neighbours = [NeighbourList(self.model.cutoff, skin)]
         self._device = torch.device(device)
         self._dtype = dtype
         self._compute_forces = compute_forces

@@ -11,14 +11,15 @@ from torch import Tensor, nn
 
 from lrpot.errors import ConfigError
 from lrpot.kspace.boundary import Boundary, boundary_of, radial_form
+from lrpot.kspace.dense import dense_energy
+from lrpot.kspace.derivatives import Derivatives, by_autograd, by_engines
 from lrpot.kspace.derived import Derived
 from lrpot.kspace.fixed import potential_of
 from lrpot.kspace.kernel import Kernel
-from lrpot.kspace.lattice import MAX_KVECTORS, MAX_MODES, check_number, k_lattice, reciprocal_cell
+from lrpot.kspace.lattice import MAX_KVECTORS, MAX_MODES, check_number, k_lattice
 from lrpot.kspace.neutrality import NEUTRALITY, check_neutral, shift
 from lrpot.kspace.plan import volume_of
 from lrpot.kspace.quadratic import OverProcesses, Total, quadratic_form
-from lrpot.kspace.structure_factor import structure_factor
 from lrpot.kspace.system import System, check_finite, make_system
 from lrpot.smooth import taper
 
@@ -117,7 +118,7 @@ class ReciprocalSum(nn.Module):
             lacking = derived.slab(*system.of_structure(g), system.cells[g], axis)
             energy = energy.index_add(0, system.index.new_tensor([g]), lacking[None])
         if self.engine == "dense":
-            energy = energy + self._dense(system)
+            energy = energy + dense_energy(system, self.phi, self.k_cutoff)
         else:
             plan = derived.plan(system)
             fractional = system.fractional(plan.inverse)
@@ -144,16 +145,16 @@ class ReciprocalSum(nn.Module):
         Returns:
             (G,) float64, eV; (N, 3) in the precision of the positions, eV/A.
         """
-        energy, forces, _, _ = self._inference(positions, charges, cell, batch, pbc, stress=False)
-        return energy, forces
+        found = self._inference(positions, charges, cell, batch, pbc, stress=False)
+        return found.energy, found.forces
 
     def energy_forces_stress(
         self, positions: Tensor, charges: Tensor, cell: Tensor, batch: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The same with the stress, (G, 3, 3), float64, eV/A^3, positive under tension; crystals only."""
-        energy, forces, _, stress = self._inference(positions, charges, cell, batch, None, stress=True)
-        assert stress is not None
-        return energy, forces, stress
+        found = self._inference(positions, charges, cell, batch, None, stress=True)
+        assert found.stress is not None
+        return found.energy, found.forces, found.stress
 
     def potential(
         self,
@@ -164,7 +165,7 @@ class ReciprocalSum(nn.Module):
         pbc: Tensor | None = None,
     ) -> Tensor:
         """(N, C), eV/e: dE/dq, the potential at each atom (its own field included unless subtracted)."""
-        return self._inference(positions, charges, cell, batch, pbc, stress=False)[2]
+        return self._inference(positions, charges, cell, batch, pbc, stress=False).potential
 
     def potential_of(
         self,
@@ -298,84 +299,16 @@ class ReciprocalSum(nn.Module):
         pbc: Tensor | None,
         *,
         stress: bool,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Energies (G,), forces (N, 3), potential (N, C), stress (G, 3, 3) or None."""
+    ) -> Derivatives:
         inputs = positions.detach(), charges.detach(), cell.detach(), batch, pbc
         with torch.no_grad():
             system = self._system(*inputs)
             derived = self._derived()
         if not system.crystals_only or self.engine == "dense" or self.neutrality == "shift" or self.subtract_self:
-            return self._by_autograd(*inputs, stress=stress)
-        strain = None
-        if stress:
-            # a tensor made in inference mode cannot be differentiated
-            with torch.inference_mode(False), torch.enable_grad():
-                cells = system.cells.clone()
-                strain = torch.zeros_like(cells, requires_grad=True)
-                plan = derived.plan(system.with_cells(cells @ _deformation(strain)))
-        else:
-            plan = derived.plan(system)
-        with torch.no_grad():
-            fractional = system.fractional(plan.inverse)
-            found = [
-                part.engine.evaluate(
-                    part.of_atoms(fractional), part.of_atoms(system.charges), part.weights.detach(), power=stress
-                )
-                for part in plan.parts
-            ]
-            if len(found) == 1 and plan.parts[0].atoms is None:
-                energy, gradient = found[0]
-                slope, potential = gradient.fractional.flatten(0, 1), gradient.charges.flatten(0, 1)
-            else:
-                energy = fractional.new_zeros(len(system), dtype=torch.float64)
-                slope, potential = torch.zeros_like(fractional), torch.zeros_like(system.charges)
-                for part, (one, gradient) in zip(plan.parts, found, strict=True):
-                    energy[part.structures] = one
-                    slope[part.rows()] = gradient.fractional.flatten(0, 1)
-                    potential[part.rows()] = gradient.charges.flatten(0, 1)
-            forces = -system.slope(slope, plan.inverse).to(positions.dtype)
-            check_finite(energy, positions, charges, cell)
-        if strain is None:
-            return energy, forces, potential, None
-        powers = [gradient.power for _, gradient in found]
-        with torch.inference_mode(False):
-            (virial,) = torch.autograd.grad([part.weights for part in plan.parts], strain, powers)
-        return energy, forces, potential, virial / _volumes(system.cells)
-
-    def _by_autograd(
-        self,
-        positions: Tensor,
-        charges: Tensor,
-        cell: Tensor,
-        batch: Tensor | None,
-        pbc: Tensor | None,
-        *,
-        stress: bool,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        with torch.inference_mode(False), torch.enable_grad():
-            cells = cell.reshape(-1, 3, 3).double().clone()
-            positions, charges = positions.clone().requires_grad_(), charges.clone().requires_grad_()
-            strain = torch.zeros_like(cells, requires_grad=True)
-            deformation = _deformation(strain)
-            index = torch.zeros_like(positions[:, 0], dtype=torch.int64) if batch is None else batch
-            moved = torch.einsum("na,nab->nb", positions.double(), deformation[index])
-            energy = self(moved, charges, cells @ deformation, batch, pbc)
-            slope, potential, virial = torch.autograd.grad(energy.sum(), [positions, charges, strain])
-        return energy.detach(), -slope, potential, virial / _volumes(cells) if stress else None
-
-    def _dense(self, system: System) -> Tensor:
-        """(G,) by the plain sum, in the precision of the charges; zero for molecules."""
-        energies = [system.positions.new_zeros(())] * len(system)
-        for g, cell in enumerate(system.cells.unbind()):
-            if g in system.molecules:
-                continue
-            volume_of(cell.detach(), g)  # refuses a cell that has none
-            kvectors = k_lattice(cell, self.k_cutoff).indices.to(cell.dtype) @ reciprocal_cell(cell)
-            amplitude = structure_factor(*system.of_structure(g), kvectors)
-            power = (amplitude.real**2 + amplitude.imag**2).to(torch.float64)
-            phi = self.phi(torch.linalg.vector_norm(kvectors, dim=1)).reshape(len(kvectors), -1)
-            energies[g] = 2.0 / torch.linalg.det(cell).abs() * (phi.to(torch.float64) * power).sum()
-        return torch.stack(energies)
+            return by_autograd(self, *inputs, stress=stress)
+        found = by_engines(system, derived, stress=stress)
+        check_finite(found.energy, positions, charges, cell)
+        return found._replace(forces=found.forces.to(positions.dtype))
 
     def _derived(self) -> Derived:
         """What follows from the kernel: kept as long as its weights stay what they are, made anew while they are
@@ -401,11 +334,3 @@ class ReciprocalSum(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         # copies and pickles make their own
         return {**self.__dict__, "_kept": None}
-
-
-def _deformation(strain: Tensor) -> Tensor:
-    return torch.eye(3, dtype=strain.dtype, device=strain.device) + 0.5 * (strain + strain.mT)
-
-
-def _volumes(cells: Tensor) -> Tensor:
-    return torch.linalg.det(cells).abs()[:, None, None]

@@ -18,6 +18,7 @@ from ase.md.verlet import VelocityVerlet
 
 from lrpot.errors import ConfigError, DataError
 from lrpot.md.settings import Settings
+from lrpot.units import GPA
 
 _CHAINED = (NoseHooverChainNVT, IsotropicMTKNPT, MTKNPT)
 
@@ -52,7 +53,7 @@ def make_dynamics(atoms: Atoms, settings: Settings, rng: np.random.Generator) ->
     if settings.bath == "nose-hoover":
         return _without_centre(NoseHooverChainNVT(atoms, timestep, kelvin, tdamp))
     kind = IsotropicMTKNPT if settings.barostat == "isotropic" else MTKNPT
-    pressure, pdamp = settings.pressure * units.GPa, settings.pdamp * units.fs
+    pressure, pdamp = settings.pressure / GPA, settings.pdamp * units.fs
     return _without_centre(kind(atoms, timestep, kelvin, pressure, tdamp, pdamp))
 
 

@@ -19,6 +19,7 @@ from lrpot.md.frames import Mark, cut, sync
 from lrpot.md.integrators import conserved_energy, degrees_of_freedom
 from lrpot.md.settings import Settings
 from lrpot.md.watch import uncertainties_of
+from lrpot.units import GPA
 
 # Columns of the table, and where they go in an `MDRun`. Empty where a run does not know the number.
 COLUMNS = {
@@ -192,4 +193,4 @@ class _Table:
 def _pressure(atoms: Atoms) -> float:
     """GPa."""
     stress = atoms.get_stress(include_ideal_gas=True)
-    return float(-stress[:3].mean() / units.GPa) if math.isfinite(stress.sum()) else math.nan
+    return float(-stress[:3].mean() * GPA) if math.isfinite(stress.sum()) else math.nan

@@ -216,6 +216,7 @@ class _Run:
         self.rng.bit_generator.state = about["random"]
         self.recorder.run.uncertain_steps = list(about["uncertain_steps"])
         self.recorder.rewind(about["marks"]["table"])
-        self.frames.rewind(about["marks"]["trajectory"], self.atoms)
+        if mark := about["marks"]["trajectory"]:  # else no frames were kept so far
+            self.frames.rewind(mark, self.atoms)
         if self.watch is not None and "uncertain" in about["marks"]:
             self.watch.frames.rewind(about["marks"]["uncertain"], self.atoms)

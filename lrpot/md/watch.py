@@ -61,6 +61,9 @@ class Watch:
             raise ConfigError(f"max_uncertainty = {limit:g} eV/A: must be finite and positive")
         if action not in ON_UNCERTAIN:
             raise ConfigError(f"on_uncertain = {action!r} is not known; choose one of {', '.join(ON_UNCERTAIN)}")
+        if path is not None and Path(path).suffix not in (".extxyz", ".xyz"):
+            # the others have no place for the uncertainties
+            raise ConfigError(f"uncertain = {path}: unknown ending {Path(path).suffix!r}; use .extxyz or .xyz")
         self.limit = limit
         self.action = action
         self.path = path

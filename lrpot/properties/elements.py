@@ -40,9 +40,6 @@ _BLOCKS = (
     ("molar_volume_cm3", 10),
 )
 
-# Positive, and spread over powers of ten.
-_LOGARITHMIC = ("ionization_energy_eV", "molar_volume_cm3")
-
 N_BINS = sum(size for _, size in _BLOCKS)
 
 

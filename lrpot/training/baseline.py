@@ -20,6 +20,11 @@ from lrpot.training.parallel import ALONE, Processes
 # Residuals smaller than this (eV, eV/A) are rounding of the labels; dividing by less would amplify it.
 SMALLEST_SCALE = 1e-9
 
+# A, rms of energies per atom over rms of forces: in the loss, energies count for no less and no more than if atoms of a
+# crystal were displaced by so much. Those of one crystal vibrating hardly differ, and would outweigh everything; those
+# of several volumes or compositions differ by eV, and an error of 0.1 eV/atom in a defect would be as good as none.
+DISPLACEMENTS = (0.01, 0.05)
+
 # Atoms, about, in which the potentials are averaged that equilibrated charges start from.
 START_ATOMS = 4000
 
@@ -151,7 +156,10 @@ def relative_step(model: Potential, structures: Sequence[Structure], processes: 
 
 
 def residual_scales(structures: Sequence[Structure]) -> dict[str, float]:
-    """Root mean square of label - known of energy per atom (about its mean), forces and stress: 1 in the loss."""
+    """Root mean square of label - known of energy per atom (about its mean), forces and stress: 1 in the loss.
+
+    That of energies stays within bounds that the forces set, see `DISPLACEMENTS`.
+    """
     energy = _residual_energies(structures)
     found = {
         "energy": _rms([energy - energy.mean()]),
@@ -159,8 +167,8 @@ def residual_scales(structures: Sequence[Structure]) -> dict[str, float]:
     }
     scales = {label: scale for label, scale in found.items() if scale is not None}
     if "forces" in scales:
-        # energies that hardly differ, such as those of one crystal vibrating, must not outweigh everything
-        scales["energy"] = max(scales["energy"], 1e-2 * scales["forces"])
+        smallest, largest = DISPLACEMENTS
+        scales["energy"] = min(max(scales["energy"], smallest * scales["forces"]), largest * scales["forces"])
     return {label: max(scale, SMALLEST_SCALE) for label, scale in scales.items()}
 
 

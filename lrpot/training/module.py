@@ -25,14 +25,19 @@ from lrpot.training.stages import Stage
 # Training structures from which the offsets are fitted in every epoch, and how many at a time.
 OFFSETS_FROM, OFFSET_BATCH = 128, 16
 
+# Sum over a step of the squares by which shares of the elements differ from their mean, from which on the step itself
+# is believed about what differs with them. A smaller one would take the energy of the only defect in a step for an
+# offset of the elements, and nothing would be learned about it.
+BELIEVED = 1.0
+
 
 class StageModule(EpochModule):
     """Fits `stage.trained` of a potential to labels minus what the frozen parts give (`known_*`).
 
     The loss is the weighted sum of `penalty` of the errors of the energy per atom, the forces and the stress, each in
     units of what there is to learn at the start of the stage; with `total_charge_weight`, also the mean square of what
-    the charges of a structure lack to its total charge, in e. What an offset of each element can take up is projected
-    out of the energies of a batch, and the offsets are fitted before each validation: otherwise the mean energy, which
+    the charges of a structure lack to its total charge, in e. What an offset of each element can take up is taken
+    off the energies of a batch, and the offsets are fitted before each validation: otherwise the mean energy, which
     every change of charges or kernel shifts by far more than the errors, would hold charges and kernel fast.
     """
 
@@ -64,8 +69,10 @@ class StageModule(EpochModule):
         self.stage = stage
         # by the place of their first structure; each process evaluates some of them
         self.n_offsets = min(len(structures), OFFSETS_FROM)
+        # all over the file, which may be in the order of compositions
+        chosen = [n * len(structures) // self.n_offsets for n in range(self.n_offsets)]
         self.offset_batches = {
-            start: collate(structures[start : min(start + OFFSET_BATCH, self.n_offsets)])
+            start: collate([structures[n] for n in chosen[start : start + OFFSET_BATCH]])
             for start in range(0, self.n_offsets, OFFSET_BATCH)[processes.rank :: processes.size]
         }
         self.scales = scales
@@ -152,21 +159,24 @@ class StageModule(EpochModule):
 
     def _without_offsets(self, energies: Tensor, batch: Batch) -> Tensor:
         """(G,) energies per atom less what offsets of the elements would fit to all of the step, scaled to keep the
-        mean square.
+        mean square of what is random; a step of one keeps its energy.
 
-        At most half of the directions are given up, the strongest: a step of as many compositions as structures
-        would lose all that its energies say, and a step of one keeps its energy.
+        Their mean is taken off whole. What goes with the composition is fitted with a penalty (ridge regression), so
+        that it is taken off where compositions differ widely, and stays where few structures differ a little.
         """
         own = composition(self.model, batch)
         n = n_in_step(batch)
+        if n == 1:
+            return energies
         places = batch.places if "places" in batch else torch.arange(n, device=own.device)
         # of the whole step, in the order of one process: equal strengths are told apart by it
         fractions = self.processes.add(own.new_zeros(n, own.shape[1]).index_copy(0, places, own))
-        left, singular, _ = torch.linalg.svd(fractions, full_matrices=False)
-        rank = min(int((singular > 1e-8 * singular.max()).sum()), n // 2)
-        fitted = left[places, :rank]
-        common = self.processes.add_differentiably(fitted.T @ energies)
-        return (energies - fitted @ common) * math.sqrt(n / (n - rank))
+        left, singular, _ = torch.linalg.svd(fractions - fractions.mean(dim=0), full_matrices=False)
+        fitted = torch.cat([torch.full_like(left[:, :1], n**-0.5), left], dim=1)
+        share = torch.cat([singular.new_ones(1), singular**2 / (singular**2 + BELIEVED)])
+        common = self.processes.add_differentiably(fitted[places].T @ energies)
+        kept = n - float((share * (2.0 - share)).sum())
+        return (energies - fitted[places] @ (share * common)) * math.sqrt(n / kept)
 
 
 def _excess_charge(charges: Tensor, batch: Batch) -> Tensor:

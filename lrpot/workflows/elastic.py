@@ -125,8 +125,7 @@ def elastic_constants(
         ConfigError: a strain out of range. StructureError: not periodic in three directions.
         WorkflowError: a cell that is under stress, or atoms that do not come to rest.
     """
-    if not 0 < strain < 0.1:
-        raise ConfigError(f"strain = {strain:g}: must be positive and less than 0.1")
+    check_settings(strain=strain)
     if not atoms.pbc.all():
         raise StructureError(
             f"{atoms.get_chemical_formula()} is not periodic in all three directions, so it has no elastic constants"
@@ -147,6 +146,16 @@ def elastic_constants(
             if progress is not None:
                 progress(2 * column + step + 1, f"strain {column + 1} of 6")
     return ElasticConstants(symmetrised(raw, atoms), raw, atoms, residual)
+
+
+def check_settings(*, strain: float) -> None:
+    """Find out before any work whether `elastic_constants` takes this.
+
+    Raises:
+        ConfigError: a strain out of range.
+    """
+    if not 0 < strain < 0.1:
+        raise ConfigError(f"strain = {strain:g}: must be positive and less than 0.1")
 
 
 def symmetrised(stiffness: np.ndarray, atoms: Atoms) -> np.ndarray:

@@ -91,10 +91,7 @@ def equation_of_state(
         ConfigError: a number out of range. StructureError: not periodic in three directions.
         WorkflowError: atoms that do not come to rest, or no minimum among these volumes.
     """
-    if not 0 < strain < 0.5:
-        raise ConfigError(f"strain = {strain:g}: volumes must change by more than 0 and less than 0.5")
-    if points < FEWEST_POINTS:
-        raise ConfigError(f"points = {points}: the curve has four parameters; take {FEWEST_POINTS} points or more")
+    check_settings(strain=strain, points=points)
     if not atoms.pbc.all():
         raise StructureError(
             f"{atoms.get_chemical_formula()} is not periodic in all three directions, so it has no volume; set pbc"
@@ -116,6 +113,18 @@ def equation_of_state(
     return EquationOfState(
         len(atoms), volumes, energies, pressures, curve, float(np.sqrt(np.mean(off**2)) / len(atoms))
     )
+
+
+def check_settings(*, strain: float, points: int) -> None:
+    """Find out before any work whether `equation_of_state` takes these.
+
+    Raises:
+        ConfigError: a number out of range.
+    """
+    if not 0 < strain < 0.5:
+        raise ConfigError(f"strain = {strain:g}: volumes must change by more than 0 and less than 0.5")
+    if points < FEWEST_POINTS:
+        raise ConfigError(f"points = {points}: the curve has four parameters; take {FEWEST_POINTS} points or more")
 
 
 def fit_birch_murnaghan(volume: Sequence[float], energy: Sequence[float]) -> BirchMurnaghan:

@@ -18,6 +18,7 @@ from phonopy.structure.cells import guess_primitive_matrix
 
 from lrpot.errors import ConfigError, StructureError, WorkflowError
 from lrpot.files import atomic_path, write_text
+from lrpot.units import PLANCK
 from lrpot.workflows.nac import LongWaves
 from lrpot.workflows.relax import SYMMETRY_PRECISION, Progress
 
@@ -32,9 +33,6 @@ UNSTABLE = -0.05
 
 # Directions (of reciprocal lattice vectors) along which waves become long.
 DIRECTIONS = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
-
-# Planck's constant, eV/THz.
-H_THZ = 4.135667696e-3
 
 # THz; frequencies that differ by less are one in a table.
 SAME = 1e-3
@@ -91,7 +89,7 @@ class Phonons:
         """eV per primitive cell, after `run`: half of the sum of the frequencies above zero."""
         mesh = self.phonopy.mesh
         positive = np.clip(mesh.frequencies, 0.0, None).sum(axis=1)
-        return 0.5 * H_THZ * float(mesh.weights @ positive) / float(mesh.weights.sum())
+        return 0.5 * PLANCK * float(mesh.weights @ positive) / float(mesh.weights.sum())
 
     def splittings(self) -> dict[tuple[int, int, int], np.ndarray]:
         """Frequencies towards Gamma by direction, each direction that differs from those before; empty without."""
@@ -169,15 +167,12 @@ def phonons(
         ConfigError: a number out of range. StructureError: not periodic in three directions.
         WorkflowError: forces on the undisplaced atoms, or forces that are not finite.
     """
-    if not 0 < distance < 1:
-        raise ConfigError(f"distance = {distance:g} A: must be positive and less than 1")
+    check_settings(supercell=supercell, distance=distance)
     if not atoms.pbc.all():
         raise StructureError(
             f"{atoms.get_chemical_formula()} is not periodic in all three directions, so it has no bands; set pbc"
         )
     repeats = fewest_repeats(atoms, MIN_WIDTH) if supercell is None else list(supercell)
-    if len(repeats) != 3 or min(repeats) < 1:
-        raise ConfigError(f"supercell = {supercell}: give three numbers of 1 or more")
     unitcell = PhonopyAtoms(
         symbols=atoms.get_chemical_symbols(),
         cell=atoms.cell.array,
@@ -207,6 +202,18 @@ def phonons(
     drift = float(np.abs(phonon.force_constants.sum(axis=1)).max())
     phonon.symmetrize_force_constants(use_symfc_projector=True, show_drift=False)
     return Phonons(phonon, drift, residual)
+
+
+def check_settings(*, supercell: Sequence[int] | None, distance: float) -> None:
+    """Find out before any work whether `phonons` takes these.
+
+    Raises:
+        ConfigError: a number out of range.
+    """
+    if not 0 < distance < 1:
+        raise ConfigError(f"distance = {distance:g} A: must be positive and less than 1")
+    if supercell is not None and (len(supercell) != 3 or min(supercell) < 1):
+        raise ConfigError(f"supercell = {supercell}: give three numbers of 1 or more")
 
 
 def fewest_repeats(atoms: Atoms, width: float) -> list[int]:

@@ -6,6 +6,7 @@ below 1e-12, in float64. Where it has a limit of its own, the tolerance of the t
 
 from __future__ import annotations
 
+import importlib
 import math
 import warnings
 from typing import Any
@@ -96,7 +97,7 @@ def peer(name: str) -> Any:
     """The module, or the test is skipped; without the noise of its import."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return pytest.importorskip(name)
+        return pytest.importorskip(name, reason=f"{name} is not installed: pip install 'lrpot[peers]'")
 
 
 # --- torch-pme
@@ -220,7 +221,7 @@ def test_slab_equals_nvalchemi(case: str, random_crystal) -> None:
 @pytest.fixture
 def matscipy_calculator(monkeypatch):
     """matscipy's Ewald sum with our constant, alpha and cutoffs; neutral cells only."""
-    calculator = pytest.importorskip("matscipy.calculators.ewald.calculator")
+    calculator = importlib.import_module("matscipy.calculators.ewald.calculator")
     monkeypatch.setattr(calculator, "conversion_prefactor", COULOMB_CONSTANT)
 
     def make(structure: Structure, charges: Tensor) -> tuple[Atoms, Any]:

@@ -117,6 +117,16 @@ def test_a_finished_run_can_be_made_longer(ending: str, tmp_path: Path) -> None:
     assert content(tmp_path / "more") == content(tmp_path / "whole")
 
 
+def test_a_run_that_kept_no_frames_can_begin_to(tmp_path: Path) -> None:
+    atoms = rock_salt()
+    for steps, kept in ((5, None), (20, tmp_path / "md.traj")):
+        atoms.calc = LRCalculator(small_model("none"))
+        run_md(
+            atoms, **{**STEPS, "steps": steps}, state=tmp_path / "md.state", resume=kept is not None, trajectory=kept
+        )
+    assert len(ase.io.read(tmp_path / "md.traj", index=":")) == len(range(6, 21, STEPS["interval"]))
+
+
 def test_stopped_anywhere_it_goes_on(tmp_path: Path) -> None:
     asked = iter([False] * 7 + [True])
     whole = run(tmp_path / "whole")
@@ -224,6 +234,11 @@ def test_the_command_names_the_ways_on(tmp_path: Path, capsys: pytest.CaptureFix
         "--out",
         tmp_path / "md.traj",
     )
+    picture = tmp_path / "md.energy.png"
+    picture.write_text("of another run")
+    assert run_cli(*words) == 1
+    one_error_line(capsys.readouterr().err, ("md.energy.png: exists already",))
+    picture.unlink()
     assert run_cli(*words) == 0
     capsys.readouterr()
     assert run_cli(*words) == 1

@@ -109,6 +109,7 @@ def test_cells_are_strained_as_much_as_said(drawn: list[Atoms]) -> None:
     assert max(largest.values()) <= gan.THERMAL_STRAIN
 
 
+@pytest.mark.slow
 def test_displacements_grow_with_the_temperature() -> None:
     """Of a perfect crystal: rms displacement in fractions of the cell, times what each temperature predicts."""
     ratios: dict[str, list[float]] = {"rattle": [], "md": []}
@@ -215,6 +216,7 @@ def test_stress_and_all_digits_are_read_back(tmp_path: Path) -> None:
     assert again.info == atoms.info
 
 
+@pytest.mark.slow
 def test_rows_that_the_engine_fails_at_are_told(tmp_path: Path) -> None:
     out = tmp_path / "gan.extxyz"
     words = ["gan", "--out", str(out), "--n", "6", "--calculator", f"{ENGINES}:odd"]
@@ -344,6 +346,7 @@ def test_sample_has_all_labels_and_offsets(sample: list[Atoms]) -> None:
         assert atoms.info["energy_offset"] == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_a_row_of_the_sample_can_be_made_again(sample: list[Atoms]) -> None:
     kept = min(sample, key=len)
     made = gan_structure(kept.info["row"])
@@ -359,6 +362,7 @@ def test_a_row_of_the_sample_can_be_made_again(sample: list[Atoms]) -> None:
 # --- command
 
 
+@pytest.mark.slow
 def test_command_makes_the_same_file_and_prints_one_line(tmp_path: Path, whole: Path) -> None:
     out = tmp_path / "command.extxyz"
     words = ["gan", "--out", str(out), "--n", str(ROWS), "--calculator", LJ, "--jobs", "2"]

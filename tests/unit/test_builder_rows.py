@@ -25,6 +25,17 @@ def build(out: Path, failing: tuple[int, ...], **settings: object) -> dict[int, 
     return write_rows(out, partial(row_text, failing), **{"n": ROWS, "recipe": RECIPE, **settings})
 
 
+def die_after(rows: int, out: Path, failing: tuple[int, ...]) -> None:
+    """A build that ends, as a kill would end it, once so many rows are done."""
+
+    def die(done: int, n: int) -> None:
+        if done == rows:
+            raise KeyError(done)
+
+    with pytest.raises(KeyError):
+        build(out, failing, progress=die)
+
+
 def rows_in(out: Path) -> list[int]:
     return [int(line.split()[0].removeprefix("row=")) for line in out.read_text().splitlines()[1::3]]
 
@@ -49,13 +60,7 @@ def test_an_interrupted_build_ends_the_same(tmp_path: Path, stop: int) -> None:
     failing = (1, 2, 6, ROWS - 1)
     whole, out = tmp_path / "whole.extxyz", tmp_path / "rows.extxyz"
     build(whole, failing)
-
-    def die(done: int, n: int) -> None:
-        if done == stop:
-            raise KeyError(done)
-
-    with pytest.raises(KeyError):
-        build(out, failing, progress=die)
+    die_after(stop, out, failing)
     partial_file = tmp_path / "rows.extxyz.partial"
     content = partial_file.read_bytes()
     partial_file.write_bytes(content[:-4])  # the last row loses its end
@@ -70,13 +75,7 @@ def test_an_interrupted_build_ends_the_same(tmp_path: Path, stop: int) -> None:
 
 def test_failed_rows_are_not_computed_again(tmp_path: Path) -> None:
     out = tmp_path / "rows.extxyz"
-
-    def die(done: int, n: int) -> None:
-        if done == 5:
-            raise KeyError(done)
-
-    with pytest.raises(KeyError):
-        build(out, (3, 4), progress=die)
+    die_after(5, out, (3, 4))
     build(out, ())  # would now succeed at 3 and 4
     assert rows_in(out) == [0, 1, 2, *range(5, ROWS)]
 
@@ -101,13 +100,7 @@ def test_a_build_whose_first_rows_all_fail_ends(tmp_path: Path, n: int, tried: i
 
 def test_a_damaged_record_of_failures_is_not_trusted(tmp_path: Path) -> None:
     out = tmp_path / "rows.extxyz"
-
-    def die(done: int, n: int) -> None:
-        if done == 5:
-            raise KeyError(done)
-
-    with pytest.raises(KeyError):
-        build(out, (1,), progress=die)
+    die_after(5, out, (1,))
     (tmp_path / "rows.extxyz.partial.json").write_text(json.dumps(RECIPE | {"failed": [{"row": 1}]}))
     with pytest.raises(OutputError, match=r"delete .+ to start anew"):
         build(out, (1,))

@@ -294,8 +294,9 @@ def test_broken_geometry_and_charge(calculator: LRCalculator, atoms: Atoms) -> N
 
 
 def test_arguments(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="dtype = 'float16' is not known; use float64 or float32"):
-        LRCalculator(small_model(), dtype="float16")
+    for dtype in ("float16", "double"):
+        with pytest.raises(ConfigError, match=f"dtype = '{dtype}' is not known; use float64 or float32"):
+            LRCalculator(small_model(), dtype=dtype)
     for model in (small_model(), save_model(tmp_path / "m.pt")):
         with pytest.raises(ConfigError, match="device 'tpu' is not known"):
             LRCalculator(model, device="tpu")

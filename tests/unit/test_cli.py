@@ -68,7 +68,7 @@ HELP = {
         "fs. [default: 1.0]",
         "1/fs. [default: 0.01]",
     ),
-    "info": ("Model file.",),
+    "info": ("Model file, or the name of one that comes with lrpot",),
     "data": ("nacl",),
     "data nacl": ("--seed", "eV/A", "displacement, A. [default: 0.1]", "[default: 1000]", "--overwrite"),
 }

@@ -126,10 +126,16 @@ def test_nvt(model: Path, tmp_path: Path) -> None:
     assert number("Na-Cl, at # A", text) == pytest.approx(NEIGHBOURS, abs=PEAK_TOLERANCE)
 
 
+def run_here(script: str, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a script in this process; like Python itself, let it import what lies beside it."""
+    monkeypatch.syspath_prepend((ROOT / script).parent)
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    runpy.run_path(str(ROOT / script), run_name="__main__")
+
+
 def quick(script: str, *arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
     """What a script prints of a run of few steps, in this process: another one would spend its time on imports."""
-    monkeypatch.setattr(sys, "argv", [script, *arguments, "--quick", "--out", "out"])
-    runpy.run_path(str(ROOT / script), run_name="__main__")
+    run_here(script, *arguments, "--quick", "--out", "out", monkeypatch=monkeypatch)
     text = capsys.readouterr().out
     picture = Path(text.rpartition("wrote ")[2].strip())
     assert picture.read_bytes().startswith(b"\x89PNG")
@@ -223,8 +229,25 @@ def test_a_bad_file_is_told_in_one_line(
 ) -> None:
     (tmp_path / "empty.extxyz").touch()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", [script, file])
     with pytest.raises(SystemExit) as left:
-        runpy.run_path(str(ROOT / script), run_name="__main__")
+        run_here(script, file, monkeypatch=monkeypatch)
     assert left.value.code == f"error: {file}: {message}"
     assert [item.name for item in tmp_path.iterdir()] == ["empty.extxyz"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("calculators/ase/run.py", "nacl.pt", "nowhere.cif"),
+        ("calculators/ipi/client.py", "nacl.pt", "nowhere.cif"),
+        ("md/thermal_expansion.py", "nacl.pt", "--structure", "nowhere.cif"),
+    ],
+)
+def test_a_crystal_that_is_not_there_is_told_in_one_line(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as left:
+        run_here(*command, monkeypatch=monkeypatch)
+    assert left.value.code == "error: [Errno 2] No such file or directory: 'nowhere.cif'"
+    assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,10 +11,12 @@ import pytest
 
 from lrpot.ensemble import Ensemble
 from lrpot.errors import ConfigError, LrpotError, StructureError, UnknownElementError
-from lrpot.interfaces.lammps import LammpsModel, open_lammps
+from lrpot.interfaces.lammps import LammpsModel, open_lammps, read_input
 from lrpot.interfaces.shared import check_shareable
 from tests.conftest import MakePotential
 from tests.helpers_cli import small_model
+
+UNKNOWN = "ERROR: Unknown command: fly\nLast input line: fly"
 
 
 class Lammps:
@@ -46,6 +49,12 @@ class Lammps:
         self.commands.append(line)
         if line == "run 1":
             self.callback(self, 0, 0, None, None, None)
+        if line == "fly":
+            raise Exception(UNKNOWN)
+
+    def file(self, path: str) -> None:
+        for line in Path(path).read_text().splitlines():
+            self.command(line)
 
     def set_fix_external_callback(self, name: str, callback: Any, caller: Any) -> None:
         self.callback = callback
@@ -109,6 +118,18 @@ def test_a_failure_ends_the_run_and_is_told_once(
     assert capsys.readouterr().err == ""
     lmp.command("run 1")
     assert capsys.readouterr().err == f"lrpot: error: {told}\n"
+
+
+def test_what_lammps_cannot_do_is_told_in_one_line(tmp_path: Path) -> None:
+    model = LammpsModel(Lammps(), small_model(), species=["Na", "Cl"])
+    told = "^LAMMPS: ERROR: Unknown command: fly Last input line: fly; correct that line$"
+    with pytest.raises(ConfigError, match=told):
+        model.command("fly")
+    (tmp_path / "in.fly").write_text("units metal\nfly\n")
+    with pytest.raises(ConfigError, match=told):
+        read_input(Lammps(), tmp_path / "in.fly")
+    with pytest.raises(ConfigError, match=r"in\.nowhere: no such LAMMPS input; check the path"):
+        read_input(Lammps(), tmp_path / "in.nowhere")
 
 
 def test_without_lammps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import ase.io
+import h5py
 import numpy as np
 import pytest
 from ase import units
@@ -15,7 +17,6 @@ from lrpot.errors import ConfigError
 from lrpot.md import frames, run_md
 from tests.helpers_cli import listing
 
-h5py = pytest.importorskip("h5py")
 PER_FORCE = units.kJ / units.mol  # eV/A of one kJ/mol/A
 
 
@@ -46,6 +47,6 @@ def test_the_same_frames_as_in_a_traj(tmp_path: Path) -> None:
 def test_endings_and_a_missing_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"md\.dcd: unknown ending '\.dcd'; use \.traj, \.extxyz, \.xyz, \.h5"):
         frames.open_frames(tmp_path / "md.dcd")
-    monkeypatch.setitem(__import__("sys").modules, "h5py", None)
+    monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(ConfigError, match="needs the package h5py, which is not installed; pip install h5py"):
         frames.open_frames(tmp_path / "md.h5")

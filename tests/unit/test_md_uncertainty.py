@@ -102,6 +102,7 @@ def test_below_the_limit_nothing_happens(tmp_path: Path) -> None:
         ({"max_uncertainty": 0.0}, "max_uncertainty = 0 eV/A: must be finite and positive"),
         ({"max_uncertainty": float("nan")}, "max_uncertainty = nan eV/A"),
         ({"max_uncertainty": 0.1, "on_uncertain": "go"}, "on_uncertain = 'go' is not known; choose one of stop, flag"),
+        ({"max_uncertainty": 0.1, "uncertain": "a.traj"}, "uncertain = a.traj: .* use .extxyz or .xyz"),
     ],
 )
 def test_impossible_settings(settings: dict[str, object], message: str) -> None:

@@ -523,7 +523,7 @@ def test_a_sphere_without_a_wave_vector_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["triclinic", "left-handed"])
 def test_structure_factors_equal_those_of_finufft(name: str) -> None:
-    finufft = pytest.importorskip("finufft")
+    finufft = pytest.importorskip("finufft", reason="not installed: pip install 'lrpot[peers]'")
     x, q, cell = crystals()[name]
     k_cutoff = 4.0
     mesh = choose_mesh(lambda k: torch.ones_like(k), k_cutoff, 1e-8)

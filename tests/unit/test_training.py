@@ -18,7 +18,7 @@ from lrpot.data.readers import to_structure
 from lrpot.errors import ConfigError, DataError, TrainingError
 from lrpot.evaluation import evaluate_structures
 from lrpot.structure import Structure, collate, collate_with_gaps
-from lrpot.training.baseline import fit_baseline, relative_step, residual_scales, store_known
+from lrpot.training.baseline import composition, fit_baseline, relative_step, residual_scales, store_known
 from lrpot.training.batches import EpochShuffle
 from lrpot.training.module import StageModule
 from lrpot.training.stages import Stage, plan
@@ -110,6 +110,16 @@ def test_residual_scales_and_relative_step(structures: list[Structure]) -> None:
     assert relative_step(model, structures) == 1.0
 
 
+def test_energies_count_within_bounds_that_forces_set(structures: list[Structure]) -> None:
+    """Between displacements of 0.01 and 0.05 A, however far apart the energies lie."""
+    store_known(build_potential(config().model, [11, 17]), structures, set())
+    for spread, expected in ((0.0, 0.01), (0.02, 0.02), (9.0, 0.05)):
+        forces = residual_scales(structures)["forces"]
+        for n, structure in enumerate(structures):
+            structure.energy = torch.full_like(structure.energy, (-1) ** n * spread * forces * structure.num_nodes)
+        assert residual_scales(structures)["energy"] == pytest.approx(expected * forces, rel=1e-9)
+
+
 def test_stage_trains_only_its_part() -> None:
     model = build_potential(config().model, [11, 17])
     training = config().training
@@ -118,8 +128,8 @@ def test_stage_trains_only_its_part() -> None:
     assert all(p.requires_grad for p in model.long.parameters())
 
 
-def test_offsets_are_projected_out_of_a_batch(structures: list[Structure]) -> None:
-    """Equal compositions lose their mean; a single structure, or compositions of a kind each, keep half at least."""
+def test_what_offsets_take_up_is_taken_off_a_batch(structures: list[Structure]) -> None:
+    """Equal compositions lose their mean; a single structure keeps all."""
     model = build_potential(config().model, [11, 17])
     module = StageModule(model, plan(config())[0], config().training, [], {"energy": 1.0}, 1e-3)
     batch = collate(structures[:4])
@@ -129,8 +139,32 @@ def test_offsets_are_projected_out_of_a_batch(structures: list[Structure]) -> No
     torch.testing.assert_close(module._without_offsets(energies + 7.0, batch), expected)
     single = collate(structures[:1])
     torch.testing.assert_close(module._without_offsets(energies[:1], single), energies[:1])
-    parts = [to_structure(ionic_rows(1)[0][:n], 4.0) for n in (3, 16)]
-    assert module._without_offsets(energies[:2], collate(parts)).norm() > 0.1
+
+
+def test_what_offsets_take_up_of_several_compositions_is_a_ridge_regression() -> None:
+    """Beside the normal equations with the mean free and a penalty of one on what differs by element."""
+    model = build_potential(config().model, [11, 17])
+    module = StageModule(model, plan(config())[0], config().training, [], {"energy": 1.0}, 1e-3)
+    kept = ([0, 1, 2], [0, 1], [0, 8], [1, 2, 3, 8, 9], list(range(16)))
+    batch = collate([to_structure(ionic_rows(1)[0][atoms], 4.0) for atoms in kept])
+    shares = torch.stack([composition(model, to_structure(ionic_rows(1)[0][atoms], 4.0))[0] for atoms in kept])
+    assert shares.std(dim=0).min() > 0.1
+    energies = torch.tensor([1.0, 2.0, -4.0, 3.0, 0.5], dtype=torch.float64)
+    known = torch.cat([torch.ones(5, 1, dtype=torch.float64), shares - shares.mean(dim=0)], dim=1)
+    penalty = torch.diag(torch.tensor([0.0, 1.0, 1.0], dtype=torch.float64))
+    left = torch.eye(5, dtype=torch.float64) - known @ torch.linalg.solve(known.T @ known + penalty, known.T)
+    expected = left @ energies * (5.0 / left.square().sum()).sqrt()
+    torch.testing.assert_close(module._without_offsets(energies, batch), expected)
+
+
+def test_the_energy_of_the_only_defect_of_a_batch_stays(structures: list[Structure]) -> None:
+    """One ion less in one of four cells: an offset could explain its energy alone, and must not."""
+    model = build_potential(config().model, [11, 17])
+    module = StageModule(model, plan(config())[0], config().training, [], {"energy": 1.0}, 1e-3)
+    vacancy = to_structure(ionic_rows(1)[0][1:], 4.0)
+    energies = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64)
+    left = module._without_offsets(energies, collate([*structures[:3], vacancy]))
+    assert left[3] - left[:3].mean() > 0.99  # of 1 by which they differ, times the scaling
 
 
 def test_offsets_follow_the_charges(structures: list[Structure]) -> None:
@@ -141,6 +175,19 @@ def test_offsets_follow_the_charges(structures: list[Structure]) -> None:
     module = StageModule(model, plan(config())[0], config().training, structures, {"energy": 1.0}, 1e-3)
     module.on_validation_epoch_start()
     assert model.short.offset[[11, 17]].tolist() == pytest.approx([0.25, 0.25], abs=1e-12)
+
+
+def test_offsets_are_fitted_to_rows_from_all_over(structures: list[Structure], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file in the order of compositions: vacancies last."""
+    monkeypatch.setattr("lrpot.training.module.OFFSETS_FROM", 4)
+    model = build_potential(config().model, [11, 17])
+    rows = [*structures[:8], *(to_structure(ionic_rows(1)[0][n:], 4.0) for n in (1, 3, 5, 7))]
+    for row in rows:
+        left = (row.numbers == 11).sum() * 0.5 - (row.numbers == 17).sum() * 0.125
+        row.energy, row.known_energy = left.reshape(1).double(), torch.zeros(1, dtype=torch.float64)
+    module = StageModule(model, plan(config())[0], config().training, rows, {"energy": 1.0}, 1e-3)
+    module.on_validation_epoch_start()
+    assert model.short.offset[[11, 17]].tolist() == pytest.approx([0.5, -0.125], abs=1e-9)
 
 
 def test_total_charge_weight_adds_what_the_charges_lack_to_the_total_charge(structures: list[Structure]) -> None:

@@ -38,7 +38,7 @@ from lrpot.data.builders.engine import Engine, LabelError, find_engine
 from lrpot.data.builders.extxyz import extxyz_text
 from lrpot.data.builders.gan_cells import PHASES, Lattice
 from lrpot.data.builders.gan_defects import with_defects
-from lrpot.data.builders.rows import FailedRow, Progress, check_request, write_rows
+from lrpot.data.builders.rows import FailedRow, Progress, check_seed, write_rows
 from lrpot.data.builders.tersoff import Tersoff, Wall
 from lrpot.errors import ConfigError, DataError
 
@@ -81,8 +81,7 @@ class Recipe:
     scale: float
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ConfigError(f"seed = {self.seed}: is negative; give 0 or more")
+        check_seed(self.seed)
         if not 0.8 <= self.scale <= 1.25:  # also refuses nan
             raise ConfigError(f"scale = {self.scale}: is no lattice of GaN; give 0.8 to 1.25, 1 for that of xTB")
 
@@ -123,7 +122,6 @@ def build_gan(
     """
     out = Path(out)
     recipe = Recipe(seed=seed, scale=float(scale))
-    check_request(out, n=n, jobs=jobs)
     engine = find_engine(calculator)
     record = {
         "builder": "gan",

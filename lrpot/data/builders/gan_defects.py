@@ -28,8 +28,6 @@ FROM_VACANCY, FROM_INTERSTITIAL = 3.0, 2.0
 # A, between the two halves of a split pair: about the Ga-Ga bond of the metal, and the N-N bond of such pairs.
 SPLIT = {"Ga": 2.3, "N": 1.4}
 
-_SITE = {"Ga": "N", "N": "Ga"}  # where an antisite of a species stands
-
 
 def with_defects(
     crystal: Atoms, voids: np.ndarray, kind: str, random: np.random.Generator

@@ -29,7 +29,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.md.langevin import Langevin
 
 from lrpot.data.builders.extxyz import extxyz_text
-from lrpot.data.builders.rows import Progress, check_request, write_rows
+from lrpot.data.builders.rows import Progress, check_seed, write_rows
 from lrpot.data.builders.tosi_fumi import CHARGES, TosiFumi
 from lrpot.errors import ConfigError
 
@@ -59,8 +59,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.supercell < 1:
             raise ConfigError(f"supercell = {self.supercell}: give at least 1 cubic cell along each axis")
-        if self.seed < 0:
-            raise ConfigError(f"seed = {self.seed}: is negative; give 0 or more")
+        check_seed(self.seed)
 
 
 def build_molten_salt(
@@ -93,7 +92,6 @@ def build_molten_salt(
     """
     out = Path(out)
     recipe = Recipe(supercell=supercell, seed=seed)
-    check_request(out, n=n, jobs=jobs)
     record = {
         "builder": "molten salt",
         **asdict(recipe),

@@ -32,7 +32,7 @@ from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from lrpot.data.builders.extxyz import extxyz_text
-from lrpot.data.builders.rows import Progress, check_request, write_rows
+from lrpot.data.builders.rows import Progress, check_seed, write_rows
 from lrpot.errors import ConfigError
 
 LATTICE_CONSTANT = 5.64  # A, cubic cell: the conventional experimental value at room temperature
@@ -66,8 +66,7 @@ class Recipe:
             raise ConfigError(
                 f"rattle = {self.rattle} A: beyond {MAX_RATTLE} A atoms may overlap; give 0 to {MAX_RATTLE} A"
             )
-        if self.seed < 0:
-            raise ConfigError(f"seed = {self.seed}: is negative; give 0 or more")
+        check_seed(self.seed)
         if self.defect not in DEFECTS:
             raise ConfigError(f"defect = {self.defect!r}: is unknown; give one of {', '.join(DEFECTS)}")
 
@@ -107,7 +106,6 @@ def build_nacl(
     """
     out = Path(out)
     recipe = Recipe(supercell=supercell, rattle=float(rattle), seed=seed, defect=defect)
-    check_request(out, n=n, jobs=jobs)
     record = {
         "builder": "nacl",
         **asdict(recipe),

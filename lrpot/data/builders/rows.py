@@ -42,18 +42,13 @@ class FailedRow:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def check_request(out: Path, *, n: int, jobs: int) -> None:
-    """Refuse what no recipe can be asked for.
-
-    Raises:
-        ConfigError: it is impossible; nothing has been written.
+def check_seed(seed: int) -> None:
     """
-    if n < 1:
-        raise ConfigError(f"n = {n}: gives an empty data set; give at least 1 structure")
-    if jobs < 1:
-        raise ConfigError(f"jobs = {jobs}: nobody would do the work; give at least 1 process")
-    if out.suffix not in (".extxyz", ".xyz"):
-        raise ConfigError(f"out = {out}: the file is extended XYZ; let its name end in .extxyz or .xyz")
+    Raises:
+        ConfigError: no random numbers can be drawn from it.
+    """
+    if seed < 0:
+        raise ConfigError(f"seed = {seed}: is negative; give 0 or more")
 
 
 def write_rows(
@@ -71,8 +66,10 @@ def write_rows(
     The processes are spawned, also for one job: a script must call this below `if __name__ == "__main__":`.
 
     Args:
+        out: ends in .extxyz or .xyz.
         make_row: text of row i in extended XYZ with `row=i` in its comment line, or why there is none; must be
             picklable.
+        n: number of rows.
         recipe: all that decides a row, in types of JSON; rows of another recipe are not continued.
         jobs: number of processes.
         overwrite: replace `out` if it is there; it stays until the new file is whole.
@@ -81,12 +78,14 @@ def write_rows(
         The rows that failed.
 
     Raises:
+        ConfigError: no rows, no processes, or another ending; nothing has been written.
         OutputError: `out` exists, cannot be written or is being built by another process, `<out>.partial`
             belongs to another recipe, or the disk is full. Rows that are done are kept, here and below.
         DataError: the first rows failed, all of them.
         Interrupted: Ctrl-C.
         LrpotError: a process died.
     """
+    _check_request(out, n, jobs)
     if out.exists() and not overwrite:
         raise OutputError(f"{out}: exists already; choose another --out, or add --overwrite to replace it")
     check_writable(out)
@@ -129,6 +128,15 @@ def write_rows(
             "then run the same command again to go on"
         ) from error
     return failed
+
+
+def _check_request(out: Path, n: int, jobs: int) -> None:
+    if n < 1:
+        raise ConfigError(f"n = {n}: gives an empty data set; give at least 1 structure")
+    if jobs < 1:
+        raise ConfigError(f"jobs = {jobs}: nobody would do the work; give at least 1 process")
+    if out.suffix not in (".extxyz", ".xyz"):
+        raise ConfigError(f"out = {out}: the file is extended XYZ; let its name end in .extxyz or .xyz")
 
 
 def _as_json(failed: Mapping[int, FailedRow]) -> list[dict[str, Any]]:

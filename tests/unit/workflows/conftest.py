@@ -1,10 +1,11 @@
-"""Crystals of NaCl with the model that comes with lrpot."""
+"""Crystals of NaCl with the model that comes with lrpot, and what is no crystal."""
 
 from __future__ import annotations
 
 import pytest
 from ase import Atoms
-from ase.build import bulk
+from ase.build import bulk, fcc111
+from ase.calculators.emt import EMT
 
 from lrpot.interfaces.ase import LRCalculator
 from lrpot.workflows.relax import relax
@@ -32,4 +33,12 @@ def salt(relaxed_salt: Atoms) -> Atoms:
     """The same, for one test."""
     atoms = relaxed_salt.copy()
     atoms.calc = relaxed_salt.calc
+    return atoms
+
+
+@pytest.fixture
+def slab() -> Atoms:
+    """Three layers of copper, periodic in two directions."""
+    atoms = fcc111("Cu", (1, 1, 3), vacuum=5.0)
+    atoms.calc = EMT()
     return atoms

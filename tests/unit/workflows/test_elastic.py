@@ -9,7 +9,7 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk, fcc111
+from ase.build import bulk
 from ase.calculators.emt import EMT
 
 from lrpot.errors import ConfigError, StructureError, WorkflowError
@@ -75,7 +75,6 @@ def test_a_crystal_turned_is_a_tensor_turned(constants: ElasticConstants, relaxe
     turned.rotate(37.0, (1.0, 2.0, -0.5), rotate_cell=True)
     found = elastic_constants(turned)
     assert np.abs(found.stiffness - constants.stiffness).max() > 0.1
-    np.testing.assert_allclose(found.eigenvalues.sum(), np.trace(found.stiffness))
     for name in ("bulk", "shear", "young", "poisson"):
         expected = getattr(constants.averages(), name)
         assert getattr(found.averages(), name) == pytest.approx(expected, rel=STRAIN_TOLERANCE), name
@@ -140,11 +139,9 @@ def test_an_unstable_crystal_has_no_moduli(relaxed_salt: Atoms) -> None:
         found.averages()
 
 
-def test_refusals(salt: Atoms) -> None:
+def test_refusals(salt: Atoms, slab: Atoms) -> None:
     with pytest.raises(ConfigError, match=r"strain = 0\.2: must be positive and less than 0.1"):
         elastic_constants(salt, strain=0.2)
-    slab = fcc111("Cu", (1, 1, 3), vacuum=5.0)
-    slab.calc = EMT()
     with pytest.raises(StructureError, match="so it has no elastic constants"):
         elastic_constants(slab)
 

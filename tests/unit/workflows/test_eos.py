@@ -9,8 +9,6 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import fcc111
-from ase.calculators.emt import EMT
 from ase.eos import EquationOfState as AseEquation
 from ase.units import GPa
 
@@ -90,9 +88,7 @@ def test_no_minimum_in_reach(salt: Atoms) -> None:
         fit_birch_murnaghan([1.0, 2.0, 3.0], [1.0, 0.0, 1.0])
 
 
-def test_a_slab_has_no_volume() -> None:
-    slab = fcc111("Cu", (1, 1, 3), vacuum=5.0)
-    slab.calc = EMT()
+def test_a_slab_has_no_volume(slab: Atoms) -> None:
     with pytest.raises(StructureError, match="Cu3 is not periodic in all three directions, so it has no volume"):
         equation_of_state(slab)
 
@@ -108,3 +104,25 @@ def test_command(tmp_path: Path, salt: Atoms, capsys: pytest.CaptureFixture[str]
     assert (tmp_path / "eos.png").read_bytes().startswith(b"\x89PNG")
     assert run_cli(*words) == 1
     one_error_line(capsys.readouterr().err, ["eos.json: exists already; add --overwrite"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("eos", "--points", 4), ("eos", "--strain", 0.6), ("elastic", "--strain", 0.2), ("phonons", "--distance", 2)],
+)
+def test_commands_refuse_a_number_before_anything_is_read(
+    words: tuple[object, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, option, value = words
+    assert run_cli(command, "nowhere.pt", "nowhere.cif", option, value, "--out", tmp_path / "out.json") == 1
+    one_error_line(capsys.readouterr().err, [f"{str(option).removeprefix('--')} = {value}"])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["eos", "elastic"])
+def test_results_are_never_where_the_picture_goes(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_cli(command, "nacl.pt", tmp_path / "salt.vasp", "--out", tmp_path / "results.png") == 1
+    one_error_line(capsys.readouterr().err, ["results.png: unknown ending '.png'; use .json"])
+    assert not list(tmp_path.iterdir())
