@@ -10,7 +10,7 @@ FILE and FOLDER are not part of lrpot: the HSE06 gaps of 1,346 hybrid perovskite
 (2017)), matbench_jdft2d (Dunn et al., npj Comput. Mater. 6, 138 (2020)), cells with a vacancy (Choudhary and Sumpter,
 AIP Adv. 13, 095109 (2023)), and the matminer sets of Chang et al., npj Comput. Mater. 8, 242 (2022), as extxyz. What is
 fitted already in --out is not fitted again, and each row is in the JSON once it is done, with its settings. Test rows
-decide nothing: settings were chosen by validation rows of the first split.
+decide nothing: settings were chosen by validation rows of the first split, widths of attention by what a fit costs.
 """
 
 from __future__ import annotations

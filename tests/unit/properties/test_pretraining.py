@@ -92,7 +92,7 @@ def test_loss_is_that_of_the_atoms_chosen_and_the_batch_keeps_its_elements() -> 
     assert own.counts(batch)["loss"] == int(chosen.sum())
 
 
-@pytest.mark.parametrize("name", ["cgcnn", "crystograph"])
+@pytest.mark.parametrize("name", ["cgcnn", "crystograph", "prdnet", "moce"])
 def test_every_encoder_with_atoms_learns_to_tell_elements(name: str) -> None:
     own = module(name).train()
     batch = batch_of(own)
