@@ -32,7 +32,7 @@ from lrpot.evaluation import evaluate_structures
 from lrpot.model_file import load
 
 SETS = ("gan", "inp", "gan-xtb")
-EPOCHS = {"gan": 20, "inp": 40, "gan-xtb": 100}
+EPOCHS = {"gan": 20, "inp": 100, "gan-xtb": 60}
 # of the classes of InP by the first letter of their names, behind "s_" where the cell is strained
 INP = {"v": "vacancies", "a": "antisites", "i": "interstitials"}
 
