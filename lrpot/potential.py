@@ -148,6 +148,7 @@ class Potential(nn.Module):
 
     @property
     def cutoff(self) -> float:
+        """A: how far the edges of a structure must reach."""
         return float(self.short.backbone.cutoff)  # type: ignore[arg-type]
 
     @property
@@ -177,7 +178,8 @@ class Potential(nn.Module):
 
         Args:
             batch: one structure or a batch, with edges up to `cutoff`; not changed.
-            forces, stress: whether to compute them.
+            forces: whether to compute them.
+            stress: whether to compute it.
             born_charges: whether to compute them (see `lrpot.charges.polarisation`), or (G,) bool of which structures.
             create_graph: keep the derivatives differentiable, for training on them.
             parts: which of "offset", "short" and "long" (what the model does not have is zero).

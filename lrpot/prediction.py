@@ -63,7 +63,8 @@ def predict(
     Args:
         model: a loaded model, or its file.
         files: one or more files in any format that ASE reads.
-        device, dtype: where and in which precision to compute, if `model` is a file.
+        device: where to compute, if `model` is a file: cpu, cuda, cuda:1, ...
+        dtype: the precision of the network, if `model` is a file.
     Raises:
         DataError, StructureError, UnknownElementError: name the file, the row and what is wrong with it.
     """

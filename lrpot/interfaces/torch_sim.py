@@ -50,7 +50,8 @@ class TorchSimModel(ModelInterface):
                 `device` and `dtype`).
             device: cpu, cuda, cuda:1, ...
             dtype: precision of network, structure factors, and results.
-            compute_forces, compute_stress: whether to. Stress exists only in cells that are periodic.
+            compute_forces: whether to.
+            compute_stress: whether to; stress exists only in cells that are periodic.
             skin: A, of the neighbour list of each cell; see `LRCalculator`.
         Raises:
             ModelFileError: not a model of lrpot. ConfigError: an unknown precision or device, or a negative skin.

@@ -76,13 +76,16 @@ def cross_validate(
     split (`data.split`) stay together in the folds.
 
     Args:
-        data, config, settings: as of `lrpot.fit`; the task is property.
+        data: as of `lrpot.fit`, of crystals with properties.
+        config: as of `lrpot.fit`; the task is property.
+        settings: as of `lrpot.fit`.
         out: directory; gets a run in fold-1, fold-2, ..., predictions.csv and results.json.
         folds: how many, drawn with `training.seed`.
         fold_file: JSON with the rows that each fold tests, [[0, 5, ...], [1, ...], ...], in place of drawn folds; rows
             count from 0 and through all files. An object that holds such a list under one of its names will do.
         matbench: a task of MatBench, such as matbench_jdft2d, whose official folds are taken; the rows must be its own.
-        resume: go on with what is in `out`. overwrite: remove it first.
+        resume: go on with what is in `out`.
+        overwrite: remove it first.
         verbose: print what happens.
     Raises:
         ConfigError, DataError, OutputError: before any work starts. TrainingError, Interrupted: as of `lrpot.fit`.

@@ -66,6 +66,7 @@ class ElasticConstants:
 
     @property
     def stable(self) -> bool:
+        """Whether every strain costs energy (Born)."""
         return bool(self.eigenvalues[0] > 0)
 
     @property
