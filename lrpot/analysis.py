@@ -137,7 +137,8 @@ def velocity_spectrum(velocities: np.ndarray, masses: np.ndarray, timestep: floa
         masses: (N,), u.
         timestep: fs, between frames.
     Returns:
-        frequencies (n,), THz, and density (n,), 1/THz, whose integral is 1. The resolution is about 4 / (length of the run).
+        frequencies (n,), THz, and density (n,), 1/THz, whose integral is 1. The resolution is about 4 / (length of the
+        run).
     """
     n = len(velocities)
     # a window that goes to zero, or slow modes would leak into all others

@@ -72,8 +72,8 @@ class TorchSimModel(ModelInterface):
         Args:
             state: cells of torch-sim, or their attributes in a dictionary; not changed.
         Returns:
-            energy: (G,), eV; forces: (N, 3), eV/A; stress: (G, 3, 3), eV/A^3, positive under tension, if asked for;
-            and charges: (N,), e, if the model has any.
+            dict: energy (G,), eV; forces (N, 3), eV/A; stress (G, 3, 3), eV/A^3, positive under tension, if asked for;
+            and charges (N,), e, if the model has any.
         Raises:
             UnknownElementError, StructureError: say what is wrong.
         """

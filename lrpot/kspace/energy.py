@@ -338,6 +338,7 @@ class ReciprocalSum(nn.Module):
         return self._kept
 
     def train(self, mode: bool = True) -> ReciprocalSum:
+        """As of any module; tables of the kernel are made anew."""
         self._kept = None
         return super().train(mode)
 

@@ -42,7 +42,8 @@ class PropertyPredictions:
     unknown: list[tuple[str, ...]]
 
     def columns(self) -> dict[str, np.ndarray]:
-        """Numbers by name, (n,) each: targets in units of the data, their uncertainties as NAME_uncertainty, n_atoms, n_elements."""
+        """Numbers by name, (n,) each: targets in units of the data, their uncertainties as NAME_uncertainty, n_atoms,
+        n_elements."""
         found = {target.name: self.values[:, place] for place, target in enumerate(self.targets)}
         if self.uncertainty is not None:
             found |= {f"{t.name}_uncertainty": self.uncertainty[:, place] for place, t in enumerate(self.targets)}

@@ -41,7 +41,9 @@ class CrossValidation:
         targets: what is predicted.
         folds: errors of each fold, as of `PropertyEvaluation.errors`.
         whole: the predictions of all folds, in the order of `rows`.
-        rows, names, fold: (n,) row, id ("" for none), and fold, counted from 1.
+        rows: (n,) indices, from 0 and through all files.
+        names: (n,) ids; "" for none.
+        fold: (n,) in which each was tested, counted from 1.
     """
 
     targets: tuple[Target, ...]

@@ -35,7 +35,8 @@ class Relaxation:
     Attributes:
         atoms: the last state, with its calculator.
         converged: whether forces and stress are below their limits.
-        energy: eV. force: eV/A, of the atom with the largest.
+        energy: eV.
+        force: eV/A, of the atom with the largest.
         stress: GPa, the largest component that the cell could still yield to; zeros for a fixed cell.
         space_groups: before and after; None if not periodic in three directions.
     """

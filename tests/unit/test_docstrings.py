@@ -7,7 +7,7 @@ import importlib
 import inspect
 import re
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -50,16 +50,21 @@ def public_names(module: ModuleType) -> list[str]:
     ]
 
 
+def docstring(value: Any) -> str:
+    """Its own: `inspect.getdoc` would take that of a class of torch."""
+    return inspect.cleandoc(value.__doc__ or "")
+
+
 def functions(name: str, value: Any) -> Iterator[tuple[str, Callable[..., Any], str]]:
     """Name, function and docstring of a function, or of the constructor, public methods and properties of a class."""
     if inspect.isfunction(value):
-        yield name, value, inspect.getdoc(value) or ""
+        yield name, value, docstring(value)
     for own, member in vars(value).items() if inspect.isclass(value) else ():
         function = getattr(member, "fget", None) or getattr(member, "__func__", None) or member
         if not inspect.isfunction(function) or function.__code__.co_filename.startswith("<"):
             continue  # dataclasses write methods, too
         if own == "__init__":
-            yield f"{name}.{own}", function, f"{inspect.getdoc(value)}\n{inspect.getdoc(function) or ''}"
+            yield f"{name}.{own}", function, f"{docstring(value)}\n{docstring(function)}"
         elif not own.startswith("_"):
             yield f"{name}.{own}", function, docstring_of(value, own)
 
@@ -67,7 +72,7 @@ def functions(name: str, value: Any) -> Iterator[tuple[str, Callable[..., Any], 
 def docstring_of(kind: type, method: str) -> str:
     """What a method promises: by its own docstring, those of the bases, and of another method that it refers to."""
     found = [
-        inspect.getdoc(vars(base)[method]) or ""
+        docstring(vars(base)[method])
         for base in kind.__mro__
         if method in vars(base) and base.__module__.partition(".")[0] == "lrpot"
     ]
@@ -75,11 +80,11 @@ def docstring_of(kind: type, method: str) -> str:
     return "\n".join(found + ([docstring_of(kind, referred[1])] if referred else []))
 
 
-def entries(docstring: str) -> dict[str, str]:
+def entries(text: str) -> dict[str, str]:
     """The text of each argument that a docstring explains."""
     found: dict[str, str] = {}
     name = None
-    for line in docstring.splitlines():
+    for line in text.splitlines():
         start = re.match(r"\s+(\w+): (.*)", line)
         if start:
             name = start[1]
@@ -103,23 +108,26 @@ def raised(function: Callable[..., Any]) -> set[str]:
     return {name for name, kind in kinds.items() if inspect.isclass(kind) and issubclass(kind, LrpotError)}
 
 
-def problems(name: str, function: Callable[..., Any], docstring: str) -> list[str]:
+def hidden(names: Iterable[str], text: str) -> list[str]:
+    """Names that a docstring explains in the line of another, where the reference does not find them."""
+    return [name for name in names if name not in entries(text) and re.search(rf"[.;,] {name}: ", text)]
+
+
+def problems(name: str, function: Callable[..., Any], text: str) -> list[str]:
     """One sentence for everything that the docstring of a function keeps to itself."""
-    if not docstring.strip():
+    if not text.strip():
         return [f"{name}: has no docstring"]
-    found = [f"{name}: does not say that it raises {kind}" for kind in sorted(raised(function)) if kind not in docstring]
-    explained = entries(docstring)
-    for argument in inspect.signature(function).parameters:
-        if argument not in explained and re.search(rf"[.;,] {argument}: ", docstring):
-            found.append(f"{name}: {argument} is explained in the line of another argument")
+    found = [f"{name}: does not say that it raises {kind}" for kind in sorted(raised(function)) if kind not in text]
+    of_others = hidden(inspect.signature(function).parameters, text)
+    found += [f"{name}: {argument} is explained in the line of another argument" for argument in of_others]
     arrays = [argument for argument, kind in function.__annotations__.items() if ARRAY.search(str(kind))]
-    if "Args:" not in docstring:  # a line such as "(K,), eV, from (K,) wave numbers in 1/A"
-        text, shapes = SHAPE.subn("", docstring)
-        enough = shapes >= len(arrays) and (not arrays or UNIT.search(text))
+    if "Args:" not in text:  # a line such as "(K,), eV, from (K,) wave numbers in 1/A"
+        rest, shapes = SHAPE.subn("", text)
+        enough = shapes >= len(arrays) and (not arrays or UNIT.search(rest))
         return found if enough else [*found, f"{name}: does not give shapes and units of {', '.join(arrays)}"]
     for argument in arrays:
-        text = docstring if argument == "return" else explained.get(argument, "")
-        if not SHAPE.search(text) or not UNIT.search(SHAPE.sub("", text)):
+        entry = text if argument == "return" else entries(text).get(argument, "")
+        if not SHAPE.search(entry) or not UNIT.search(SHAPE.sub("", entry)):
             found.append(f"{name}: does not give shape and unit of {argument}")
     return found
 
@@ -135,7 +143,8 @@ def test_the_reference_has_the_public_names() -> None:
 def test_what_the_reference_shows_explains_itself(name: str) -> None:
     value = DOCUMENTED[name]
     if inspect.isclass(value):
-        assert "lrpot" not in (value.__module__.partition(".")[0], "") or vars(value).get("__doc__"), "no docstring"
+        assert docstring(value), "no docstring"
+        assert hidden(getattr(value, "__annotations__", {}), docstring(value)) == []
     assert [problem for member in functions(name, value) for problem in problems(*member)] == []
 
 
@@ -164,24 +173,24 @@ def good(k: torch.Tensor, charges: torch.Tensor) -> torch.Tensor:
         ("(K, 3), 1/A", "(K, 3)", "shape and unit of k"),
         ("are needed, e.", "are needed.", "shape and unit of charges"),
         ("(N,), in which", "in which", "shape and unit of charges"),
-        ("1/A.\n        charges: (N,)", "1/A. charges: (N,)", "charges is explained in the line of another argument"),
+        ("1/A.\n    charges: (N,)", "1/A. charges: (N,)", "charges is explained in the line of another argument"),
         ("charges: (N,)", "q: (N,)", "shape and unit of charges"),
     ],
 )
 def test_the_check_finds_what_is_missing(old: str, new: str, told: str) -> None:
-    docstring = good.__doc__ or ""
-    assert problems("good", good, docstring) == []
-    assert old in docstring
-    assert any(told in problem for problem in problems("good", good, docstring.replace(old, new)))
+    text = docstring(good)
+    assert problems("good", good, text) == []
+    assert old in text
+    assert any(told in problem for problem in problems("good", good, text.replace(old, new)))
 
 
 @pytest.mark.parametrize(
-    ("docstring", "fine"),
+    ("text", "fine"),
     [
         ("", False),
         ("(), eV, from (K, 3) wave vectors and (N,) charges.\n\nConfigError without wave vectors.", True),
         ("(), eV, from (K, 3) wave vectors and charges.\n\nConfigError without wave vectors.", False),
     ],
 )
-def test_one_line_is_enough_where_it_says_all(docstring: str, fine: bool) -> None:
-    assert (problems("good", good, docstring) == []) is fine
+def test_one_line_is_enough_where_it_says_all(text: str, fine: bool) -> None:
+    assert (problems("good", good, text) == []) is fine
