@@ -1,9 +1,10 @@
-"""Is MD of NaCl with `nacl.pt` true? Drift in NVE, temperature and its fluctuation in NVT, conserved quantity in NPT.
+"""Is MD with `nacl.pt` and `gan.pt` true? Drift (NVE), temperature and its fluctuation (NVT), conserved energy (NPT).
 
     python benchmarks/md_truth.py FOLDER [--ps 20] [--only nve npt-full]
 
 Each part is a run of its own in FOLDER, which goes on where it was when it is interrupted and the same command is given
-again. float64, 1 fs, 64 atoms. Also measured: what a step costs beside the model, in the same process and in turns.
+again. float64, 1 fs, 64 atoms of NaCl or 72 of GaN. Also measured: what a step costs beside the model, in the same
+process and in turns.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ from lrpot.console import Console
 from lrpot.md import run_md
 
 KELVIN = 300.0
-LATTICE = 5.62  # A
+CRYSTALS = {
+    "nacl.pt": bulk("NaCl", "rocksalt", a=5.62, cubic=True) * (2, 2, 2),
+    "gan.pt": bulk("GaN", "wurtzite", a=3.135, c=5.170) * (3, 3, 2),
+}
 EQUILIBRATION = 0.2  # of a run with a bath, left out of the means
 BLOCKS = 20
 SKIN = 0.5  # A
@@ -32,6 +36,7 @@ OVERHEAD_STEPS = 60
 
 PARTS: dict[str, dict[str, Any]] = {
     "nve": {"ensemble": "nve"},
+    "nve-gan": {"ensemble": "nve", "model": "gan.pt"},
     "nvt-langevin": {"ensemble": "nvt", "thermostat": "langevin", "friction": 0.01},
     "nvt-bussi": {"ensemble": "nvt", "thermostat": "bussi"},
     "nvt-nose-hoover": {"ensemble": "nvt", "thermostat": "nose-hoover"},
@@ -53,10 +58,10 @@ def main() -> None:
         console.line(f"wrote {write('md_truth', {'machine': machine(), 'ps': arguments.ps, 'parts': found})}")
 
 
-def salt(stress: bool = False) -> Atoms:
-    """64 ions."""
-    atoms = bulk("NaCl", "rocksalt", a=LATTICE, cubic=True) * (2, 2, 2)
-    atoms.calc = LRCalculator("nacl.pt", skin=SKIN, stress=stress)
+def crystal(model: str = "nacl.pt", stress: bool = False) -> Atoms:
+    """The atoms of a run, with the model."""
+    atoms = CRYSTALS[model].copy()
+    atoms.calc = LRCalculator(model, skin=SKIN, stress=stress)
     return atoms
 
 
@@ -64,7 +69,8 @@ def measure(name: str, settings: dict[str, Any], arguments: argparse.Namespace, 
     """One run, or the rest of it; means with standard errors from blocks."""
     steps = round(1000 * arguments.ps)
     done = arguments.folder / f"{name}.state"
-    atoms = salt(stress=settings["ensemble"] == "npt")
+    settings = dict(settings)
+    atoms = crystal(settings.pop("model", "nacl.pt"), stress=settings["ensemble"] == "npt")
     with console.progress(name, steps, "steps") as update:
         run = run_md(
             atoms,
@@ -100,7 +106,7 @@ def measure(name: str, settings: dict[str, Any], arguments: argparse.Namespace, 
 
 def overhead(folder: Path) -> dict[str, float]:
     """Milliseconds of a step of NVE, all included but frames, and of the model in it; medians."""
-    atoms = salt()
+    atoms = crystal()
     model, inside, steps = atoms.calc.model, [], []
     forward = model.forward
 

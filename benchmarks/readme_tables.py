@@ -1,4 +1,4 @@
-"""The tables of the README, docs/scaling.md and docs/models.md from the JSON of the benchmarks; a test compares them.
+"""The tables of the README and of pages in docs/ from the JSON of the benchmarks; a test compares them.
 
 python benchmarks/readme_tables.py            prints them
 python benchmarks/readme_tables.py --write    puts each in the place of the one with the same columns
@@ -19,8 +19,7 @@ from timing import RESULTS
 
 def main() -> None:
     root = Path(__file__).resolve().parents[1]
-    pages = {"README.md": tables(), "docs/scaling.md": scaling_tables(), "docs/models.md": model_tables()}
-    for page, found in pages.items():
+    for page, found in pages().items():
         lines = (root / page).read_text(encoding="utf-8").splitlines()
         for text in found:
             print(text, end="\n\n")
@@ -30,6 +29,16 @@ def main() -> None:
                 old = itertools.takewhile(lambda line: line.startswith("|"), lines[start:])
                 lines[start : start + len(list(old))] = new
         (root / page).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def pages() -> dict[str, list[str]]:
+    """Every page that has tables, and these in its order."""
+    return {
+        "README.md": tables(),
+        "docs/scaling.md": scaling_tables(),
+        "docs/models.md": [used(read("shipped_models")), simulated(read("shipped_models"))],
+        "docs/md.md": [truth(read("md_truth"))],
+    }
 
 
 def tables() -> list[str]:
@@ -65,11 +74,6 @@ def scaling_tables() -> list[str]:
     return [shared_steps(read("scaling")), estimates(read("scaling")), lammps_steps(ranks), lammps_estimates(ranks)]
 
 
-def model_tables() -> list[str]:
-    """In the order of docs/models.md."""
-    return [used(read("shipped_models")), simulated(read("shipped_models"))]
-
-
 def read(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / f"{name}.json").read_text())
 
@@ -89,7 +93,6 @@ def md_steps(result: dict[str, Any]) -> str:
     rows = []
     for record in result["records"]:
         per_atom = {name: 1e3 * found / record["atoms"] for name, found in record["milliseconds"].items()}
-        ratio = record.get("SchNetPack / network + long range")
         rows.append(
             (
                 f"{record['atoms']:,}, F={record['features']}",
@@ -98,12 +101,30 @@ def md_steps(result: dict[str, Any]) -> str:
                 f"{per_atom['network + long range']:.0f}",
                 f"{record['ns/day at 1 fs']:.2f}",
                 f"{100.0 * record['long range / step']:.0f} %",
-                f"{per_atom['SchNetPack']:.0f}" if ratio else "out of memory",
-                f"{ratio:.1f}x" if ratio else "-",
+                f"{per_atom['SchNetPack']:.0f}",
+                f"{record['SchNetPack / network + long range']:.1f}x",
             )
         )
     columns = ("ms", "µs/atom", "ns/day at 1 fs", "share of long range", "SchNetPack (µs/atom)", "ratio")
     return table(("one MD step, atoms", "threads", *columns), rows)
+
+
+def truth(result: dict[str, Any]) -> str:
+    """Numbers with their standard errors; what an ensemble does not have is a dash."""
+
+    def with_error(part: dict[str, float], name: str, error: str, digits: int) -> str:
+        return f"{part[name]:.{digits}f} ± {part[error]:.{digits}f}" if error in part else "-"
+
+    rows = []
+    for name, part in result["parts"].items():
+        if name == "overhead":
+            continue
+        variance = with_error(part, "variance of E_kin / canonical", "error of that", 2)
+        temperature = "-" if variance == "-" else with_error(part, "T (K)", "error of T (K)", 1)
+        drift = f"{part['drift (eV/atom/ps)']:.1e}" if "drift (eV/atom/ps)" in part else "-"
+        rows.append((name, drift, temperature, variance, with_error(part, "p (GPa)", "error of p (GPa)", 3)))
+    columns = ("drift (eV/atom/ps)", "T (K), bath 300", "variance of E_kin / canonical", "p (GPa), bath 0")
+    return table((f"{result['ps']:g} ps", *columns), rows)
 
 
 def painn(result: dict[str, Any]) -> str:

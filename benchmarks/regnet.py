@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import argparse
 import copy
-import itertools
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from ase import Atoms
-from ase.build import bulk, make_supercell
+from cells import random_cell, supercell
 from timing import alternate, machine, median_ratio, write
 from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
@@ -40,13 +38,6 @@ from lrpot.structure import Structure, collate, edge_vectors
 NEIGHBOURS = 16
 BATCH = 64  # of jdft2d
 SIZES = {"100 atoms": (100, 8), "200 atoms": (200, 4), "500 atoms": (500, 2)}  # of a cell, cells in a batch
-SOLIDS: tuple[Callable[[], Atoms], ...] = (
-    lambda: bulk("NaCl", "rocksalt", a=5.64),
-    lambda: bulk("ZnS", "zincblende", a=5.41),
-    lambda: bulk("CsCl", "cesiumchloride", a=4.12),
-    lambda: bulk("Al", "fcc", a=4.05),
-)
-VOLUME_PER_ATOM, NEAREST = 20.0, 2.0  # A^3, A; of random cells
 AGREEMENT = 1e-4  # relative, of features; ours reads edge features from a table
 ROUNDS = 12
 
@@ -62,7 +53,9 @@ def main() -> None:
     records = [record(f"{path.name.split('.')[0]}, {BATCH} crystals", chosen)]
     for name, (n_atoms, n_cells) in SIZES.items():
         for kind, make in (("supercells", supercell), ("random cells", random_cell)):
-            records.append(record(f"{n_cells} {kind}, {name}", [make(n_atoms, seed) for seed in range(n_cells)]))
+            cells = [make(n_atoms, seed) for seed in range(n_cells)]
+            structures = [to_structure(atoms, FARTHEST, shells=NEIGHBOURS) for atoms in cells]
+            records.append(record(f"{n_cells} {kind}, {name}", structures))
     columns = ["batch", "atoms", "plain (s)", "messages (s)", "ReGNet (s)", "plain / ReGNet", "filters", "not prepared"]
     lines = [
         [
@@ -178,35 +171,6 @@ class PlainBlock(nn.Module):
         z = torch.cat([h[centre], h[neighbour], edges], dim=1)
         gated = torch.sigmoid(self.gate_norm(self.gate(z))) * self.message(z)
         return torch.relu(h + self.norm(torch.zeros_like(h).index_add(0, centre, gated)))
-
-
-def supercell(n_atoms: int, seed: int) -> Structure:
-    """At most so many atoms, and nearly so many, of an ordinary solid, in a sheared cell, rattled."""
-    rng = np.random.default_rng([n_atoms, seed])
-    unit = SOLIDS[seed % len(SOLIDS)]()
-    length = (n_atoms / len(unit)) ** (1.0 / 3.0)
-    while True:
-        repeats = np.diag(np.rint(length * rng.uniform(0.8, 1.25, 3)).astype(int)) + rng.integers(-1, 2, (3, 3))
-        if 0.9 * n_atoms <= len(unit) * abs(np.linalg.det(repeats)) <= n_atoms:
-            break
-    atoms = make_supercell(unit, repeats)
-    atoms.rattle(0.1, rng=rng)
-    return to_structure(atoms, FARTHEST, shells=NEIGHBOURS)
-
-
-def random_cell(n_atoms: int, seed: int) -> Structure:
-    """Atoms of two elements anywhere in a triclinic cell, but not too close."""
-    rng = np.random.default_rng([n_atoms, seed])
-    cell = np.diag(rng.uniform(0.8, 1.25, 3)) + np.tril(rng.uniform(-0.4, 0.4, (3, 3)), -1)
-    cell *= (n_atoms * VOLUME_PER_ATOM / np.linalg.det(cell)) ** (1.0 / 3.0)
-    images = np.array(list(itertools.product((-1, 0, 1), repeat=3))) @ cell
-    positions = np.empty((0, 3))
-    while len(positions) < n_atoms:
-        new = rng.random(3) @ cell
-        if (np.linalg.norm(new + images[:, None] - positions, axis=2) > NEAREST).all():
-            positions = np.vstack([positions, new])
-    atoms = Atoms(rng.choice([11, 17], n_atoms), positions, cell=cell, pbc=True)
-    return to_structure(atoms, FARTHEST, shells=NEIGHBOURS)
 
 
 if __name__ == "__main__":

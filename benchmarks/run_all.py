@@ -15,6 +15,7 @@ SCRIPTS = (
     "equivariant.py",
     "charges.py",
     "kspace.py",
+    "property_speed.py",
     "kills.py",
     "scaling.py",
     "lammps_ranks.py",

@@ -25,6 +25,8 @@ targets           (G, T)         float64  properties of the crystal, in units of
                                           known (optional)
 wave_pairs        (sum A^2, B)   network  what a fit keeps of the waves of each crystal, a row for each pair of its A
                                           atoms, in 1/A^3, see `properties.wave_filter`; no rows: not kept (optional)
+place             (N, P)         network  what a fit keeps of the place of each atom in its graph, see
+                                          `properties.walks` (optional)
 ================  =============  =======  ==============================================================
 
 G is the number of structures: 1 in a `Structure`, more in a batch. Positions and cell are always float64, so that

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lrpot.cli.options import (
     Classes,
     ConfigFile,
+    DiffractionUse,
     Encoder,
     FitSeed,
     HeadKind,
@@ -19,6 +20,10 @@ from lrpot.cli.options import (
     Targets,
     property_settings,
 )
+
+if TYPE_CHECKING:
+    from lrpot.console import Console
+    from lrpot.training.cross_validation import CrossValidation
 
 
 def cv(
@@ -39,18 +44,10 @@ def cv(
             show_default="none",
         ),
     ] = None,
-    matbench: Annotated[
-        str | None,
-        typer.Option(
-            "--matbench",
-            metavar="TASK",
-            help="Official folds of a task of MatBench, such as matbench_jdft2d; DATA is its file.",
-            show_default="none",
-        ),
-    ] = None,
     target: Targets = None,
     classification: Classes = None,
     head: HeadKind = None,
+    diffraction: DiffractionUse = None,
     config: ConfigFile = None,
     set_: Settings = None,
     ensemble: Annotated[
@@ -66,27 +63,32 @@ def cv(
     """
     from lrpot.config import parse_settings
     from lrpot.console import Console
-    from lrpot.properties.pictures import draw
-    from lrpot.training.cross_validation import PREDICTIONS, RESULTS, cross_validate, table
+    from lrpot.training.cross_validation import cross_validate
 
     settings: dict[str, Any] = {
-        **property_settings(encoder, target, classification, head),
+        **property_settings(encoder, target, classification, head, diffraction),
         "training.ensemble": ensemble,
         "training.seed": seed,
     }
     settings = {name: value for name, value in settings.items() if value is not None} | parse_settings(set_ or [])
-    console = Console()
     found = cross_validate(
         data,
         out=out,
         folds=folds,
         fold_file=fold_file,
-        matbench=matbench,
         config=config,
         settings=settings,
         resume=resume,
         overwrite=overwrite,
     )
+    report(Console(), found, out)
+
+
+def report(console: Console, found: CrossValidation, out: Path) -> None:
+    """Tell the errors of all folds, draw pictures, and say what lies where."""
+    from lrpot.properties.pictures import draw
+    from lrpot.training.cross_validation import PREDICTIONS, RESULTS, table
+
     console.table("errors of what each fold holds back", *table(found))
     for file in (out / PREDICTIONS, out / RESULTS, *draw(found.whole, out)):
         console.line(f"wrote {file}")

@@ -132,7 +132,7 @@ def _evaluate_properties(
     from lrpot.data.tables import name_of
     from lrpot.errors import DataError
     from lrpot.files import write_text
-    from lrpot.properties.evaluation import evaluate_properties
+    from lrpot.properties.evaluation import evaluate_properties, gates_text
     from lrpot.properties.pictures import draw
     from lrpot.properties.tables import errors_table, save_predictions
 
@@ -154,7 +154,10 @@ def _evaluate_properties(
     if not errors.keys() & set(names):
         raise DataError(f"{data}: no row has {' or '.join(names)} to compare with; use lrpot predict")
     console.table(f"{data}, {len(rows)} crystals", *errors_table(found))
-    write_text(results, json.dumps({"model": str(path), "data": str(data), **errors}, indent=1))
+    if found.experts:
+        console.line(gates_text(found))
+    report = {"model": str(path), "data": str(data), **errors, "gates": found.gate_usage()}
+    write_text(results, json.dumps(report, indent=1))
     table = save_predictions(
         found, [row.number for row in rows], [name_of(row.atoms.info) for row in rows], results.with_suffix(".csv")
     )

@@ -11,6 +11,7 @@ import typer
 from lrpot.cli.options import (
     Classes,
     ConfigFile,
+    DiffractionUse,
     DType,
     Encoder,
     FitSeed,
@@ -95,6 +96,7 @@ def fit(
     target: Targets = None,
     classification: Classes = None,
     head: HeadKind = None,
+    diffraction: DiffractionUse = None,
     valid: Annotated[Path | None, typer.Option("--valid", help="Validation file.", show_default="10 % of DATA")] = None,
     test: Annotated[Path | None, typer.Option("--test", help="Test file.", show_default="10 % of DATA")] = None,
     set_: Settings = None,
@@ -142,7 +144,7 @@ def fit(
 
     settings: dict[str, Any] = {
         "task": "property" if encoder is not None else None,
-        **property_settings(encoder, target, classification, head),
+        **property_settings(encoder, target, classification, head, diffraction),
         "training.stages": stages,
         "training.finetune.new_elements": new_elements or None,
         "training.schedule": schedule and schedule.value,

@@ -79,6 +79,7 @@ def _tell_properties(console: Console, model: PropertyModel) -> None:
         ("elements", ", ".join(about.elements)),
         ("made by", f"lrpot {about.version}, {about.created}"),
         ("encoder", _text(settings.get("encoder"))),
+        ("diffraction", "none" if model.diffraction is None else _text(settings.get("diffraction"))),
         ("head", _head(settings.get("head", {}))),
         ("parameters", str(sum(p.numel() for p in model.parameters()))),
         ("training data", _text(about.data)),

@@ -14,6 +14,7 @@ import typer
 
 from lrpot import __version__
 from lrpot.cli import (
+    benchmark,
     charges,
     config,
     convert,
@@ -52,6 +53,7 @@ app.command("charges")(charges.charges)
 app.command("fit")(fit.fit)
 app.command("ensemble")(ensemble.ensemble)
 app.command("cv")(cv.cv)
+app.command("benchmark")(benchmark.benchmark)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("screen")(screen.screen)

@@ -20,7 +20,15 @@ class Encoder(StrEnum):
     cgcnn = "cgcnn"
     yu = "yu"
     regnet = "regnet"
+    prdnet = "prdnet"
+    crystograph = "crystograph"
+    moce = "moce"
     statistics = "statistics"
+
+
+class Switch(StrEnum):
+    on = "on"
+    off = "off"
 
 
 class Head(StrEnum):
@@ -73,9 +81,22 @@ HeadKind = Annotated[
     ),
 ]
 
+DiffractionUse = Annotated[
+    Switch | None,
+    typer.Option(
+        "--diffraction",
+        help="With --encoder: diffraction of pseudo-particles beside it.",
+        show_default="on for prdnet",
+    ),
+]
+
 
 def property_settings(
-    encoder: Encoder | None, targets: list[str] | None, classes: list[str] | None, head: Head | None
+    encoder: Encoder | None,
+    targets: list[str] | None,
+    classes: list[str] | None,
+    head: Head | None,
+    diffraction: Switch | None,
 ) -> dict[str, Any]:
     """The settings, by dotted name, that these options stand for; None where one is not given."""
     return {
@@ -83,6 +104,7 @@ def property_settings(
         "properties.targets": targets or None,
         "properties.classification": classes or None,
         "properties.head.kind": head and head.value,
+        "properties.diffraction.use": diffraction and diffraction.value,
     }
 
 

@@ -17,15 +17,20 @@ from lrpot.config.model import PAIR_CUTOFF_RANGE, ChargesConfig, KernelConfig, M
 from lrpot.config.properties import (
     PROPERTY_DEFAULTS,
     CGCNNConfig,
+    CrysToGraphConfig,
     DescriptorConfig,
+    DiffractionConfig,
     EncoderConfig,
     HeadConfig,
+    MoCEConfig,
+    PRDNetConfig,
     PropertiesConfig,
     ReGNetConfig,
     StatisticsConfig,
     YuConfig,
 )
 from lrpot.config.reading import field_names, locate, make_config, parse_settings
+from lrpot.config.section import Section
 from lrpot.config.training import CHARGE_WEIGHTS, StageConfig, TrainingConfig
 
 __all__ = [
@@ -36,8 +41,10 @@ __all__ = [
     "BackboneConfig",
     "CGCNNConfig",
     "ChargesConfig",
+    "CrysToGraphConfig",
     "DataConfig",
     "DescriptorConfig",
+    "DiffractionConfig",
     "DimeNetPlusPlusConfig",
     "EncoderConfig",
     "EquivariantConfig",
@@ -45,12 +52,15 @@ __all__ = [
     "FitConfig",
     "HeadConfig",
     "KernelConfig",
+    "MoCEConfig",
     "ModelConfig",
+    "PRDNetConfig",
     "PaiNNConfig",
     "Problem",
     "PropertiesConfig",
     "ReGNetConfig",
     "RegisteredConfig",
+    "Section",
     "StageConfig",
     "StatisticsConfig",
     "TrainingConfig",

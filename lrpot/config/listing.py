@@ -14,6 +14,7 @@ from pydantic_core import to_jsonable_python
 
 from lrpot.config.backbone import REGISTERED_BACKBONES, RegisteredConfig
 from lrpot.config.fit import FitConfig
+from lrpot.config.properties import DiffractionConfig
 from lrpot.config.reading import nearest_name
 from lrpot.errors import ConfigError
 
@@ -91,11 +92,26 @@ def _in_no_stage(config: FitConfig, name: str, value: Any) -> bool:
 # Settings that are read only together with others: their names, when they are not read, and why.
 _IDLE: tuple[tuple[tuple[str, ...], Callable[[FitConfig], bool], str], ...] = (
     (("model.*", *POTENTIAL_TRAINING), lambda c: c.task == "property", "task is property"),
-    (("properties.*",), lambda c: c.task == "potential", "task is potential"),
+    (("properties.*", "training.pretrain_epochs"), lambda c: c.task == "potential", "task is potential"),
     (
         ("properties.encoder.descriptor.outputs", "properties.encoder.descriptor.variant"),
         lambda c: getattr(getattr(c.properties.encoder, "descriptor", None), "form", "") == "potential",
         "properties.encoder.descriptor.form is potential",
+    ),
+    (
+        tuple(f"properties.diffraction.{name}" for name in DiffractionConfig.model_fields if name != "use"),
+        lambda c: c.task == "property" and not c.properties.diffracts,
+        "there is no diffraction beside this encoder (properties.diffraction.use)",
+    ),
+    (
+        tuple(f"properties.diffraction.{name}" for name in ("k_cutoff", "channels", "basis", "shells")),
+        lambda c: c.task == "property" and c.properties.diffracts and c.properties.diffraction.variant == "published",
+        "properties.diffraction.variant is published",
+    ),
+    (
+        ("properties.diffraction.max_index",),
+        lambda c: c.task == "property" and c.properties.diffracts and c.properties.diffraction.variant == "invariant",
+        "properties.diffraction.variant is invariant",
     ),
     (
         ("properties.head.experts", "properties.head.top", "properties.head.variant"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
@@ -30,6 +30,11 @@ OWN_COLUMNS = ("row", "id", "fold", "file", "formula", "n_atoms", "n_elements")
 
 # One name, or several.
 Names = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+
+
+def _switch(value: Any) -> Any:
+    """YAML reads on and off as true and false."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 class CGCNNConfig(Section):
@@ -93,6 +98,74 @@ class ReGNetConfig(Section):
     )
 
 
+class AttentionConfig(Section):
+    """What encoders of attention have in common."""
+
+    name: str = Field(description="Which encoder.")
+    features: int = Field(128, ge=1, description="Width: features per atom; a multiple of heads.")
+    heads: int = Field(8, ge=1, description="Heads of each attention, which share the width.")
+
+    @model_validator(mode="after")
+    def _heads_share_features(self) -> Self:
+        if self.features % self.heads:
+            raise ValueError(f"features = {self.features} is no multiple of heads = {self.heads}; change one of them")
+        return self
+
+
+class PRDNetConfig(AttentionConfig):
+    """PRDNet: attention between neighbours, beside the diffraction of pseudo-particles."""
+
+    name: Literal["prdnet"] = Field("prdnet", description="Which encoder.")
+    blocks: int = Field(4, ge=1, description="Layers of attention.")
+    neighbours: int = Field(12, ge=1, description="Nearest neighbours of each atom, at least; in whole shells.")
+    reach: float = Field(8.0, gt=0, description="Longest edge, and the last Gaussian in the distance, A.")
+    basis: int = Field(256, ge=2, description="Gaussians in the distance.")
+
+
+class CrysToGraphConfig(AttentionConfig):
+    """CrysToGraph: attention between neighbours, with angles, and then between all atoms of a crystal."""
+
+    name: Literal["crystograph"] = Field("crystograph", description="Which encoder.")
+    features: int = Field(256, ge=1, description="Width: features per atom; a multiple of heads.")
+    blocks: int = Field(3, ge=0, description="Blocks of attention to neighbours (eTGC).")
+    layers: int = Field(1, ge=0, description="Layers of attention to all atoms of the crystal (GwT).")
+    neighbours: int = Field(12, ge=1, description="Nearest neighbours of each atom, at least; in whole shells.")
+    edge_features: int = Field(76, ge=1, description="Features per edge.")
+    basis: int = Field(41, ge=2, description="Gaussians in the distance, up to 8 A.")
+    angle_basis: int = Field(30, ge=2, description="Gaussians in the cosine of the angle between two edges.")
+    encoding: Literal["none", "bloch", "published"] = Field(
+        "none",
+        description="What atoms are told of their place in the graph before they attend to all others: bloch, how "
+        "probable it is that a random walk returns; published: with eigenvectors, which change with the cell.",
+    )
+    variant: Literal["invariant", "published", "released"] = Field(
+        "invariant",
+        description="published: edges also know their angles with the axes, which change when the crystal is rotated; "
+        "released: and atoms are summed up in place of attention, as in the code of the paper.",
+    )
+
+
+class MoCEConfig(AttentionConfig):
+    """MoCE: attention that sees angles, distances, and elements alone, mixed by a gate for each crystal."""
+
+    name: Literal["moce"] = Field("moce", description="Which encoder.")
+    blocks: int = Field(4, ge=1, description="Layers of each of the three experts.")
+    reach: float = Field(8.0, gt=0, description="Farthest image that attention sees, A.")
+    basis: int = Field(64, ge=2, description="Gaussians in the distance.")
+    degree: int = Field(5, ge=1, le=10, description="Highest order of the Legendre polynomials of angles.")
+    threshold: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Of the dynamic graph: share of the strongest connection below which others drop.",
+    )
+    variant: Literal["invariant", "published"] = Field(
+        "invariant",
+        description="published: angles with the vectors of the cell and the best atoms of a cell, which change with "
+        "the choice of the cell.",
+    )
+
+
 class StatisticsConfig(Section):
     """Statistics of elements, density and neighbours, and a network on them; for small sets, and as a baseline."""
 
@@ -111,10 +184,31 @@ EncoderConfig = Annotated[
     Annotated[CGCNNConfig, Tag("cgcnn")]
     | Annotated[YuConfig, Tag("yu")]
     | Annotated[ReGNetConfig, Tag("regnet")]
+    | Annotated[PRDNetConfig, Tag("prdnet")]
+    | Annotated[CrysToGraphConfig, Tag("crystograph")]
+    | Annotated[MoCEConfig, Tag("moce")]
     | Annotated[StatisticsConfig, Tag("statistics")],
     Discriminator(_encoder_name),
 ]
 """The section of any encoder; its `name` says of which."""
+
+
+class DiffractionConfig(Section):
+    """Diffraction of pseudo-particles beside any encoder."""
+
+    use: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = Field(
+        "auto", description="Whether it stands beside the encoder; auto: beside prdnet, which it belongs to."
+    )
+    features: int = Field(256, ge=1, description="Width of its networks, and of what comes out.")
+    k_cutoff: float = Field(5.0, gt=0, description="Largest |Q|, 1/A.")
+    channels: int = Field(16, ge=1, description="Kinds of pseudo-particle.")
+    basis: int = Field(16, ge=2, description="Gaussians in |Q| of a form factor.")
+    shells: int = Field(32, ge=2, description="Gaussians in |Q| of the pattern.")
+    variant: Literal["invariant", "published"] = Field(
+        "invariant",
+        description="published: a list of Miller indices, which changes with origin and cell.",
+    )
+    max_index: int = Field(8, ge=1, le=16, description="Largest Miller index of the published list.")
 
 
 class HeadConfig(Section):
@@ -149,7 +243,15 @@ class PropertiesConfig(Section):
     log: Names = Field([], description="Targets, all positive, that are learned as their logarithm.")
     units: dict[str, str] = Field({}, description="Unit of each target, for tables and pictures: {gap: eV}.")
     encoder: EncoderConfig = Field(ReGNetConfig(), description="Crystal -> features.")
+    diffraction: DiffractionConfig = Field(
+        DiffractionConfig(), description="Diffraction of pseudo-particles, fused with the features of the encoder."
+    )
     head: HeadConfig = Field(HeadConfig(), description="Features -> targets.")
+
+    @property
+    def diffracts(self) -> bool:
+        """Whether there is diffraction beside the encoder."""
+        return self.diffraction.use == "on" or (self.diffraction.use == "auto" and self.encoder.name == "prdnet")
 
     @model_validator(mode="after")
     def _targets_exist(self) -> PropertiesConfig:

@@ -79,6 +79,12 @@ class TrainingConfig(Section):
         description="Where huber goes from squares to magnitudes; 1 is the size of what there is to learn.",
     )
     max_epochs: int = Field(100, ge=1, description="Epochs of each stage, at most.")
+    pretrain_epochs: int = Field(
+        0,
+        ge=0,
+        description="Epochs before the fit of a property model in which its encoder learns to tell elements that are "
+        "hidden, from the crystals of the training part, labels unseen. 0: none.",
+    )
     epoch_batches: int | None = Field(
         None,
         ge=1,

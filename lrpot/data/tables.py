@@ -4,8 +4,9 @@ id_prop.csv (CGCNN, ALIGNN)  a line for each crystal: a file, or its name withou
                              A first line of names is one if its second field is no number; without one the numbers are
                              called `target`, or `target_1`, `target_2`, ... Files lie beside the table.
 JSON                         a table of pandas in the orientation "split" with a column `structure` of pymatgen's
-                             dictionaries (MatBench); or a list of objects that hold `atoms` (JARVIS-DFT) or `structure`
-                             (Materials Project) and properties.
+                             dictionaries (MatBench), or of two columns, the first of which is that (UnconvBench); or a
+                             list of objects that hold `atoms` (JARVIS-DFT) or `structure` (Materials Project) and
+                             properties.
 
 Every crystal comes as ASE's atoms, its properties in `info`; what is empty, null, nan or "na" is left out.
 """
@@ -128,6 +129,8 @@ def _json_rows(path: Path, plain: Path) -> Iterator[Any]:
         raise DataError(f"{path}: is not valid JSON ({str(error)[:80]}); get it anew") from error
     if isinstance(content, dict):
         columns = content.get("columns")
+        if isinstance(columns, list) and len(columns) == 2 and "structure" not in columns:
+            columns = ["structure", columns[1]]  # UnconvBench goes by the order alone
         if not isinstance(columns, list) or "structure" not in columns:
             raise DataError(f"{path}: is a table without a column structure; see lrpot.data.tables for what is read")
         names = content.get("index") or range(len(content["data"]))

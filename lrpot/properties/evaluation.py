@@ -26,9 +26,11 @@ class PropertyEvaluation:
         targets: what is predicted.
         reference, predicted: (n, T), in the units of the data; nan where there is no label; of a class the probability.
         uncertainty: (n, T), or None if the model is no ensemble.
-        gates: (n, T, experts), or None without experts.
+        gates: (n, T, experts) of the head, or None without experts.
         atoms: (n,) numbers of atoms.
         numbers: atomic numbers of each crystal, or None if they are not known.
+        encoder_gates: (n, E), how much the encoder takes of each of its experts, or None without experts.
+        experts: (E,) their names.
     """
 
     targets: tuple[Target, ...]
@@ -38,6 +40,8 @@ class PropertyEvaluation:
     gates: np.ndarray | None
     atoms: np.ndarray
     numbers: list[np.ndarray] | None = None
+    encoder_gates: np.ndarray | None = None
+    experts: tuple[str, ...] = ()
 
     def errors(self) -> dict[str, Any]:
         """{target: errors as of `target_errors`}, n_structures and n_atoms; ready for JSON."""
@@ -47,6 +51,15 @@ class PropertyEvaluation:
             if errors["n"]:
                 result[target.name] = errors
         return result
+
+    def gate_usage(self) -> dict[str, dict[str, float]]:
+        """{expert of the encoder: mean and spread of its gate over the crystals}, ready for JSON; empty without any."""
+        if self.encoder_gates is None:
+            return {}
+        return {
+            name: {"mean": float(gate.mean()), "spread": float(gate.std())}
+            for name, gate in zip(self.experts, self.encoder_gates.T, strict=True)
+        }
 
 
 def evaluate_properties(
@@ -62,12 +75,15 @@ def evaluate_properties(
         progress: called with the number of crystals done.
     """
     device = next(model.parameters()).device
-    found: dict[str, list[np.ndarray]] = {"reference": [], "predicted": [], "uncertainty": [], "gates": [], "atoms": []}
+    found: dict[str, list[np.ndarray]] = {
+        name: [] for name in ("reference", "predicted", "uncertainty", "gates", "encoder_gates", "atoms")
+    }
     numbers: list[np.ndarray] = []
     for group in _groups(structures):
         batch = collate(group).to(device)
         output = model.predict(batch)
-        values = {"predicted": output.values, "uncertainty": output.uncertainty, "gates": output.gates}
+        values = output._asdict()
+        values["predicted"] = values.pop("values")
         for name, value in values.items():
             if value is not None:
                 found[name].append(value.cpu().numpy())
@@ -78,7 +94,7 @@ def evaluate_properties(
         if progress is not None:
             progress(len(numbers))
     whole = {name: np.concatenate(parts) if parts else None for name, parts in found.items()}
-    return PropertyEvaluation(model.targets, **whole, numbers=numbers)  # type: ignore[arg-type]
+    return PropertyEvaluation(model.targets, **whole, numbers=numbers, experts=model.experts)  # type: ignore[arg-type]
 
 
 def errors_text(errors: Mapping[str, Any], targets: Sequence[Target]) -> str:
@@ -94,6 +110,12 @@ def errors_text(errors: Mapping[str, Any], targets: Sequence[Target]) -> str:
         else:
             parts.append(f"{target.name} MAE {own['mae']:.4g} {target.unit}".rstrip())
     return ", ".join(parts)
+
+
+def gates_text(found: PropertyEvaluation) -> str:
+    """Means and spreads of the gates of the encoder in one line."""
+    parts = [f"{name} {gate['mean']:.2f} +- {gate['spread']:.2f}" for name, gate in found.gate_usage().items()]
+    return f"gates of the encoder: {', '.join(parts)}"
 
 
 def _groups(structures: Iterable[Structure]) -> Iterator[list[Structure]]:

@@ -125,7 +125,7 @@ class ExpertsHead(nn.Module):
         outputs = torch.baddbmm(self.second_bias, hidden, self.second)
         mixed = torch.einsum("gte,egf->tgf", gates, outputs)
         values = [
-            readout(CrystalFeatures(features.graph + own, features.atom), batch)
+            readout(features._replace(graph=features.graph + own), batch)
             for readout, own in zip(self.readouts, mixed, strict=True)
         ]
         return HeadOutput(torch.stack(values, dim=1), balance, gates)

@@ -1,4 +1,4 @@
-"""A property model: encoder, head, and the scales of its targets."""
+"""A property model: encoder, diffraction beside it, head, and the scales of its targets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from lrpot.errors import ConfigError, DataError
-from lrpot.properties.features import atom_counts
+from lrpot.properties.diffraction import Diffraction
+from lrpot.properties.features import CrystalFeatures, atom_counts
 from lrpot.properties.heads import HeadOutput
 from lrpot.properties.targets import Target
 from lrpot.properties.waves import check_waves
@@ -27,16 +28,23 @@ class PropertyOutput(NamedTuple):
     Attributes:
         values: (G, T), in the units of the data; of a class the probability that it is 1.
         uncertainty: (G, T), in the same units, how far each is likely to be off; None if the model is no ensemble.
-        gates: (G, T, experts), how much each target takes of each expert; None without experts.
+        gates: (G, T, experts), how much each target takes of each expert of the head; None without experts.
+        encoder_gates: (G, E), how much the encoder takes of each of its own experts; None without experts.
     """
 
     values: Tensor
     uncertainty: Tensor | None
-    gates: Tensor | None
+    gates: Tensor | None = None
+    encoder_gates: Tensor | None = None
+
+
+def largest_cutoff(*cutoffs: float | None) -> float | None:
+    """The largest |k|, 1/A, of those parts of a model that read waves; None if none does."""
+    return max((cutoff for cutoff in cutoffs if cutoff is not None), default=None)
 
 
 class PropertyModel(nn.Module):
-    """Properties of crystals.
+    """Properties of crystals: features by an encoder, fused with diffraction if there is any, read by a head.
 
     A target is learned per atom if it is extensive, as its logarithm if that is asked for, less its mean and over its
     standard deviation in the training set; of a class the network gives the logit.
@@ -49,15 +57,24 @@ class PropertyModel(nn.Module):
     centre: Tensor
     scale: Tensor
 
-    def __init__(self, encoder: nn.Module, head: nn.Module, targets: Sequence[Target], elements: Sequence[int]) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        head: nn.Module,
+        targets: Sequence[Target],
+        elements: Sequence[int],
+        diffraction: Diffraction | None = None,
+    ) -> None:
         """
         Args:
             encoder: batch -> `CrystalFeatures`; its `cutoff`, A, and `shells` say which edges it wants, `wave_cutoff`,
                 1/A, how far its waves reach, or None.
             head: `CrystalFeatures`, batch -> `HeadOutput`.
+            diffraction: what changes the features of the encoder before the head sees them.
         """
         super().__init__()
         self.encoder = encoder
+        self.diffraction = diffraction
         self.head = head
         self.targets = tuple(targets)
         self.elements = list(elements)
@@ -75,13 +92,19 @@ class PropertyModel(nn.Module):
         """Edges from so many nearest neighbours, in whole shells; None: from all within the cutoff."""
         return self.encoder.shells  # type: ignore[return-value]
 
+    @property
+    def experts(self) -> tuple[str, ...]:
+        """Names of those that the encoder mixes; none if it has none."""
+        return getattr(self.encoder, "experts", ())
+
     def check(self, structure: Data) -> None:
         """Refuse a crystal that the encoder cannot treat, before anything is computed.
 
         Raises:
             StructureError: says why.
         """
-        wave_cutoff: Any = self.encoder.wave_cutoff
+        own: Any = self.encoder.wave_cutoff
+        wave_cutoff = largest_cutoff(own, None if self.diffraction is None else self.diffraction.k_cutoff)
         if wave_cutoff is not None:
             check_waves(structure, wave_cutoff)
 
@@ -93,12 +116,23 @@ class PropertyModel(nn.Module):
     def set_precision(self, dtype: torch.dtype) -> PropertyModel:
         """Compute in `dtype`; what comes out in the units of the data is in float64."""
         self.encoder.to(dtype)
+        if self.diffraction is not None:
+            self.diffraction.to(dtype)
         self.head.to(dtype)
         return self
 
     def forward(self, batch: Data) -> HeadOutput:
         """What is learned, (G, T), of a batch with the edges that the encoder wants."""
-        found = self.head(self.encoder(batch), batch)
+        return self._read(self._features(batch), batch)
+
+    def _features(self, batch: Data) -> CrystalFeatures:
+        """Of the encoder, fused with diffraction if there is any."""
+        found: CrystalFeatures = self.encoder(batch)
+        return found if self.diffraction is None else self.diffraction(found, batch)
+
+    def _read(self, features: CrystalFeatures, batch: Data) -> HeadOutput:
+        """What the head makes of them, (G, T)."""
+        found: HeadOutput = self.head(features, batch)
         extensive = [target.extensive for target in self.targets]
         if not any(extensive):
             return found
@@ -130,8 +164,9 @@ class PropertyModel(nn.Module):
     def predict(self, batch: Data) -> PropertyOutput:
         """Values in the units of the data; no gradients."""
         with torch.no_grad():
-            found = self(batch)
-            return PropertyOutput(self.in_units(found.values, batch), None, found.gates)
+            features = self._features(batch)
+            found = self._read(features, batch)
+            return PropertyOutput(self.in_units(found.values, batch), None, found.gates, features.gates)
 
     def set_scales(self, values: Tensor, sizes: Tensor) -> None:
         """Set centre and scale from the training set; those of a class stay 0 and 1.
@@ -222,6 +257,12 @@ class PropertyEnsemble(nn.Module):
         return self.members[0].shells
 
     @property
+    def experts(self) -> tuple[str, ...]:
+        """As of `PropertyModel`; none if members mix others."""
+        kinds = {member.experts for member in self.members}
+        return kinds.pop() if len(kinds) == 1 else ()
+
+    @property
     def elements(self) -> list[int]:
         """Atomic numbers that any member was fitted to."""
         return sorted({z for member in self.members for z in member.elements})
@@ -236,6 +277,11 @@ class PropertyEnsemble(nn.Module):
         outputs = [member.predict(batch) for member in self.members]
         values = torch.stack([output.values for output in outputs])
         factors = values.new_tensor([self.factors.get(target.name, 1.0) for target in self.targets])
-        gates = [output.gates for output in outputs if output.gates is not None]
-        mean = torch.stack(gates).mean(dim=0) if len(gates) == len(outputs) else None
-        return PropertyOutput(values.mean(dim=0), factors * values.std(dim=0), mean)
+        gates = (_mean([output.gates for output in outputs]), _mean([output.encoder_gates for output in outputs]))
+        return PropertyOutput(values.mean(dim=0), factors * values.std(dim=0), *gates)
+
+
+def _mean(gates: Sequence[Tensor | None]) -> Tensor | None:
+    """Over members, or None where one of them has none."""
+    present = [own for own in gates if own is not None]
+    return torch.stack(present).mean(dim=0) if len(present) == len(gates) else None

@@ -43,4 +43,6 @@ def draw(
     if found.gates is not None:
         names = [target.name for target in found.targets]
         written.append(plots.expert_usage(names, found.gates.mean(axis=0), folder / f"experts{ending}"))
+    if found.encoder_gates is not None and found.numbers is not None:
+        written.append(plots.gate_usage(found.experts, found.encoder_gates, found.numbers, folder / f"gates{ending}"))
     return written

@@ -259,18 +259,48 @@ def expert_usage(names: Sequence[str], gates: np.ndarray, path: str | Path) -> P
             ("mean gate", "cosine similarity"),
             strict=False,
         ):
-            axis.imshow(values, cmap="Blues", vmin=0.0, vmax=most, aspect="auto")
-            for (row, column), value in np.ndenumerate(values):
-                ink = "white" if value > 0.6 * most else "black"
-                axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=ink)
+            _matrix(axis, values, most)
             axis.set_title(title, fontsize=10)
             axis.set_yticks(range(n), labels if axis is axes[0, 0] else [""] * n)
-            axis.tick_params(length=0)
         axes[0, 0].set_xlabel("expert")
         axes[0, 0].set_xticks(range(experts))
         if columns == 2:
             axes[0, 1].set_xticks(range(n), labels, rotation=90)
         return save(figure, path)
+
+
+def gate_usage(experts: Sequence[str], gates: np.ndarray, numbers: Sequence[np.ndarray], path: str | Path) -> Path:
+    """How much crystals take of each expert of their encoder: distributions; means by how many elements a crystal has.
+
+    Args:
+        experts: names of E. gates: (n, E). numbers: of each crystal, its atomic numbers. path: of the picture.
+    """
+    elements = np.array([len(np.unique(own)) for own in numbers])
+    groups = {"all": np.ones(len(gates), dtype=bool)}
+    groups |= {f"{n} element{'s' if n > 1 else ''}": elements == n for n in np.unique(elements)}
+    labels = [f"{name} ({inside.sum()})" for name, inside in groups.items()]
+    means = np.array([gates[inside].mean(axis=0) for inside in groups.values()])
+    names = [_plain(name) for name in experts]
+    with plt.rc_context({**STYLE, "axes.grid": False}):
+        figure, axes = plt.subplots(1, 2, figsize=(9.0, max(3.0, 1.6 + 0.4 * len(groups))))
+        for name, gate in zip(names, gates.T, strict=True):
+            axes[0].hist(gate, bins=np.linspace(0.0, 1.0, 41), histtype="step", lw=1.5, label=name)
+        axes[0].set(xlabel="gate", ylabel="crystals", xlim=(0.0, 1.0))
+        axes[0].legend(fontsize=8)
+        _matrix(axes[1], means, 1.0)
+        axes[1].set_title("mean gate (crystals)", fontsize=10)
+        axes[1].set_yticks(range(len(groups)), labels)
+        axes[1].set_xticks(range(len(names)), names)
+        return save(figure, path)
+
+
+def _matrix(axis: Axes, values: np.ndarray, most: float) -> None:
+    """Numbers from 0 to `most` as shades, written out."""
+    axis.imshow(values, cmap="Blues", vmin=0.0, vmax=most, aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        ink = "white" if value > 0.6 * most else "black"
+        axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=ink)
+    axis.tick_params(length=0)
 
 
 def _panels(n: int, width: float, heights: Sequence[float]) -> tuple[Figure, list[list[Axes]]]:

@@ -31,12 +31,11 @@ class Interpolation:
 
 
 def interpolation(x: Tensor, low: float, high: float, dtype: torch.dtype) -> Interpolation:
-    """Of places (E,) between low and high; only as far down as they reach."""
+    """Of places (E,) between low and high; rows that no edge reads are not there."""
     step = 1.0 / ROWS_PER_UNIT
-    first = max(float(x.min()) if len(x) else high, low)
-    n = int((high - first) / step) + 4
-    knots = high - step * torch.arange(n - 1, -1, -1, device=x.device, dtype=torch.float64)
-    place = (x.to(torch.float64) - knots[0]) / step
+    n = int((high - low) / step) + 4
+    # rows are counted from the upper end, so that they are the same wherever the lower one is
+    place = (x.to(torch.float64) - high) / step + n - 1
     start = (place.floor().long() - 1).clamp(0, n - 4)
     t = place - start
     # Lagrange's polynomials on rows 0, 1, 2, 3
@@ -49,8 +48,8 @@ def interpolation(x: Tensor, low: float, high: float, dtype: torch.dtype) -> Int
         ],
         dim=1,
     )
-    rows = start[:, None] + torch.arange(4, device=x.device)
-    return Interpolation(knots.to(dtype), rows, weights.to(dtype))
+    used, rows = (start[:, None] + torch.arange(4, device=x.device)).unique(return_inverse=True)
+    return Interpolation((high - step * (n - 1 - used)).to(dtype), rows, weights.to(dtype))
 
 
 class RadialTable:

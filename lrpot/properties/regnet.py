@@ -18,10 +18,10 @@ from lrpot.data.shells import FARTHEST
 from lrpot.errors import ConfigError
 from lrpot.kspace.lattice import reciprocal_cell
 from lrpot.properties.basis import BatchNorm, Gaussians, Residual
+from lrpot.properties.checks import INVARIANT, check_variant
 from lrpot.properties.elements import ElementEmbedding
 from lrpot.properties.features import CrystalFeatures, mean_over_atoms
 from lrpot.properties.radial_table import RadialTable, interpolation
-from lrpot.properties.variant import INVARIANT, check_variant
 from lrpot.properties.wave_filter import MOST_PAIRS, WaveFilter, prepared, wave_filters
 from lrpot.structure import Structure, batch_index, edge_vectors
 

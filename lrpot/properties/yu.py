@@ -14,8 +14,8 @@ from torch_geometric.data import Data
 from lrpot.data.readers import OVERLAP_CHECKED
 from lrpot.errors import ConfigError
 from lrpot.properties.basis import Gaussians, Residual
+from lrpot.properties.checks import check_variant
 from lrpot.properties.features import CrystalFeatures, atom_counts, mean_over_atoms
-from lrpot.properties.variant import check_variant
 from lrpot.properties.waves import Waves, envelope, waves
 from lrpot.structure import MAX_ATOMIC_NUMBER, batch_index, edge_vectors
 

@@ -23,7 +23,7 @@ SMALLEST_SCALE = 1e-9
 # A, rms of energies per atom over rms of forces: in the loss, energies count for no less and no more than if atoms of a
 # crystal were displaced by so much. Those of one crystal vibrating hardly differ, and would outweigh everything; those
 # of several volumes or compositions differ by eV, and an error of 0.1 eV/atom in a defect would be as good as none.
-DISPLACEMENTS = (0.01, 0.05)
+DISPLACEMENTS = (0.01, 0.2)
 
 # Atoms, about, in which the potentials are averaged that equilibrated charges start from.
 START_ATOMS = 4000

@@ -18,7 +18,7 @@ from lrpot.data.graphs import Graphs
 from lrpot.errors import ConfigError, DataError, Interrupted
 from lrpot.files import run_directory, write_text
 from lrpot.properties.evaluation import PropertyEvaluation
-from lrpot.properties.leaderboards.matbench import official_folds
+from lrpot.properties.leaderboards.suites import SuiteTask
 from lrpot.properties.tables import read_predictions, save_predictions
 from lrpot.properties.targets import Target, targets_from
 from lrpot.training.dataset import read_data
@@ -65,7 +65,7 @@ def cross_validate(
     out: str | Path,
     folds: int = 5,
     fold_file: str | Path | None = None,
-    matbench: str | None = None,
+    suite: SuiteTask | None = None,
     config: str | Path | Mapping[str, Any] | FitConfig | None = None,
     settings: Mapping[str, Any] | None = None,
     resume: bool = False,
@@ -85,7 +85,7 @@ def cross_validate(
         folds: how many, drawn with `training.seed`.
         fold_file: JSON with the rows that each fold tests, [[0, 5, ...], [1, ...], ...], in place of drawn folds; rows
             count from 0 and through all files. An object that holds such a list under one of its names will do.
-        matbench: a task of MatBench, such as matbench_jdft2d, whose official folds are taken; the rows must be its own.
+        suite: a task of a suite of benchmarks, whose official folds are taken.
         resume: go on with what is in `out`.
         overwrite: remove it first.
         verbose: print what happens.
@@ -103,15 +103,28 @@ def cross_validate(
     everything = Graphs(loaded.train.files, places)
     rows, seed = everything.rows, resolved.training.seed
     groups = groups_of(resolved.data.split, everything)
-    if matbench is not None:
+    if suite is not None:
         labels = torch.cat([structure.targets[:, 0] for structure in everything]).numpy()
-        tests = [rows[places] for places in official_folds(matbench, labels)]
+        parts = [{part: rows[places] for part, places in fold.items()} for fold in suite.folds(labels)]
+        if suite.note(len(labels)):
+            console.warn(suite.note(len(labels)))
     elif fold_file is None:
-        tests = [rows[np.isin(groups, own)] for own in fold_groups(groups, folds, seed)]
+        parts = [{"test": rows[np.isin(groups, own)]} for own in fold_groups(groups, folds, seed)]
     else:
-        tests = _given_folds(Path(fold_file), rows)
+        parts = [{"test": own} for own in _given_folds(Path(fold_file), rows)]
     fraction = resolved.data.valid_fraction
-    splits = [fold_split(rows, groups, np.isin(rows, test), fraction, seed) for test in tests]
+    splits = [
+        {name: own.tolist() for name, own in fold.items()}
+        if "train" in fold
+        else fold_split(rows, groups, np.isin(rows, fold["test"]), fraction, seed)
+        for fold in parts
+    ]
+    left_out = len(rows) - min(sum(map(len, split.values())) for split in splits)
+    if suite is not None and "train" not in parts[0] and left_out:
+        console.warn(
+            f"up to {left_out} rows may be crystals that a fold tests, and do not train there; in the suite they do; "
+            "for numbers to compare with its own, add --set data.split=random"
+        )
     with run_directory(out, resume=resume, overwrite=overwrite):
         _same_settings(out, resolved)
         _same_folds(out, splits, loaded.record["files"])
@@ -222,8 +235,8 @@ def _same_folds(out: Path, splits: Sequence[Mapping[str, list[int]]], files: Seq
         before = json.loads(path.read_text(encoding="utf-8"))
         if any(before.get(part) != rows for part, rows in wanted.get(path, {"train": []}).items()):
             raise ConfigError(
-                f"{out}: was begun with other folds (see {path}); go on with those (--folds, --fold-file, --matbench), "
-                "or start anew in another --out"
+                f"{out}: was begun with other folds (see {path}); go on with those (--folds, --fold-file or task), or "
+                "start anew in another --out"
             )
     for path, split in wanted.items():
         write_text(path, write_split(split, files))

@@ -89,7 +89,7 @@ def read_data(config: FitConfig, console: Console, *, stored: Path | None = None
     """
     data = config.data
     sources = {part: source for part in PARTS if (source := getattr(data, part))}
-    reach = reach_of(config.properties.encoder) if config.task == "property" else None
+    reach = reach_of(config.properties) if config.task == "property" else None
     settings = graph_settings(config, reach)
     loaded = {
         part: [

@@ -11,7 +11,7 @@ from lrpot.config import FitConfig
 from lrpot.console import Console
 from lrpot.files import write_text
 from lrpot.model_file import save
-from lrpot.properties.evaluation import PropertyEvaluation, errors_text, evaluate_properties
+from lrpot.properties.evaluation import PropertyEvaluation, errors_text, evaluate_properties, gates_text
 from lrpot.properties.model import PropertyEnsemble, PropertyModel
 from lrpot.properties.tables import errors_table, save_predictions
 from lrpot.training.dataset import FitData
@@ -39,7 +39,9 @@ def join_properties(
     found = evaluate_properties(model, shown)
     console.table(f"errors, {len(shown)} {where} structures", *errors_table(found))
     test = found.errors() if data.test else None
-    record = {"stages": entries, "test": test, "calibration": model.factors}
+    if found.experts:
+        console.line(gates_text(found))
+    record = {"stages": entries, "test": test, "calibration": model.factors, "gates": found.gate_usage()}
     write_text(out / "results.json", json.dumps(record, indent=1))
     table = save_predictions(found, shown.rows.tolist(), shown.names.tolist(), out / f"{where}.csv")
     from lrpot.properties.pictures import draw  # matplotlib takes a second

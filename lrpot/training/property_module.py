@@ -28,15 +28,7 @@ class PropertyModule(EpochModule):
         super().__init__(model, "fit", config, ALONE)
 
     def groups(self) -> list[dict[str, Any]]:
-        # decay is for what multiplies features, not for offsets, norms and embeddings
-        matrices: list[nn.Parameter] = []
-        others: list[nn.Parameter] = []
-        embeddings = {id(p) for m in self.model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-        for name, parameter in self.model.named_parameters():
-            plain = parameter.dim() < 2 or name.endswith("bias") or id(parameter) in embeddings
-            (others if plain else matrices).append(parameter)
-        lr = self.config.lr
-        return [{"params": others, "lr": lr, "weight_decay": 0.0}, {"params": matrices, "lr": lr}]
+        return decayed_apart(self.model, self.config.lr)
 
     def counts(self, batch: Batch) -> dict[str, int]:
         known = batch.targets.isfinite().sum(dim=0).tolist()
@@ -65,3 +57,15 @@ class PropertyModule(EpochModule):
     def _error(self, values: Tensor, batch: Batch, place: int, known: Tensor) -> float:
         said = self.model.in_units(values, batch)[known, place]
         return float((said - batch.targets[known, place]).abs().mean())
+
+
+def decayed_apart(module: nn.Module, lr: float) -> list[dict[str, Any]]:
+    """Its parameters as groups of an optimiser: decay is for what multiplies features, not for offsets, norms and
+    embeddings."""
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    embeddings = {id(p) for m in module.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    for name, parameter in module.named_parameters():
+        plain = parameter.dim() < 2 or name.endswith("bias") or id(parameter) in embeddings
+        (others if plain else matrices).append(parameter)
+    return [{"params": others, "lr": lr, "weight_decay": 0.0}, {"params": matrices, "lr": lr}]

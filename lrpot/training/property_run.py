@@ -1,4 +1,4 @@
-"""The fit of a property model in one directory: scales, one stage, tables and pictures."""
+"""The fit of a property model in one directory: scales, pretraining if asked for, one stage, tables and pictures."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lrpot.config import TrainingConfig
 from lrpot.data.sources import named
 from lrpot.errors import DataError
 from lrpot.files import write_text
 from lrpot.model_file import save
 from lrpot.properties.build import build_property_model
-from lrpot.properties.evaluation import errors_text, evaluate_properties
+from lrpot.properties.evaluation import errors_text, evaluate_properties, gates_text
 from lrpot.properties.model import PropertyModel
 from lrpot.properties.tables import errors_table, save_predictions
 from lrpot.properties.targets import Target, targets_from
 from lrpot.training.dataset import FitData
+from lrpot.training.epochs import EpochModule
+from lrpot.training.pretraining import MaskedAtoms
 from lrpot.training.property_module import PropertyModule
 from lrpot.training.run import MODEL, Run
 
@@ -38,7 +41,24 @@ class PropertyRun(Run[PropertyModel]):
 
     @property
     def titles(self) -> list[str]:
-        return ["fit"]
+        return ["masked atoms", "fit"] if self._pretraining else ["fit"]
+
+    @property
+    def _pretraining(self) -> int:
+        """Epochs that come before the fit; 0: none."""
+        return self.config.training.pretrain_epochs
+
+    def stage_training(self, number: int) -> TrainingConfig:
+        training = self.config.training
+        if not self._pretraining:
+            return training.for_stage(number)
+        if number > 1:
+            return training.for_stage(number - 1)
+        # the validation part chooses nothing here: what is learned comes from the training part alone
+        epochs = self._pretraining
+        changed = {"max_epochs": epochs, "patience": epochs, "keep": "last", "ema": 0.0, "per_stage": {}}
+        changed["warmup_epochs"] = min(training.warmup_epochs, epochs / 4)  # few epochs shall not all be warm-up
+        return training.model_copy(update=changed)
 
     def first_model(self) -> PropertyModel:
         model = build_property_model(self.config.properties, self.data.elements)
@@ -59,9 +79,12 @@ class PropertyRun(Run[PropertyModel]):
         self.keep(model, {"stage": 0, "title": "start", **self.results(model)})
         return model
 
-    def module(self, model: PropertyModel, number: int) -> PropertyModule:
+    def module(self, model: PropertyModel, number: int) -> EpochModule:
         self._prepare(model.encoder)
-        return PropertyModule(model, self.config.training.for_stage(number))
+        training = self.stage_training(number)
+        if number < len(self.titles):
+            return MaskedAtoms(model, training, self.data.train.elements)
+        return PropertyModule(model, training)
 
     def _prepare(self, encoder: Any) -> None:
         """Attach to the structures, once, what the encoder needs of them that does not change."""
@@ -95,7 +118,10 @@ class PropertyRun(Run[PropertyModel]):
         if self.data.test:
             self.test = errors
         self.console.table(f"errors, {len(shown)} {where} structures", *errors_table(found))
-        write_text(self.out / "results.json", json.dumps({"stages": self.summary, "test": self.test}, indent=1))
+        if found.experts:
+            self.console.line(gates_text(found))
+        results = {"stages": self.summary, "test": self.test, "gates": found.gate_usage()}
+        write_text(self.out / "results.json", json.dumps(results, indent=1))
         table = save_predictions(found, shown.rows.tolist(), shown.names.tolist(), self.out / f"{where}.csv")
         from lrpot.properties.pictures import draw  # matplotlib takes a second
 

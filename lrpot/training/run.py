@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from lrpot.config import FitConfig
+from lrpot.config import FitConfig, TrainingConfig
 from lrpot.console import Console
 from lrpot.errors import Interrupted
 from lrpot.files import write_text
@@ -80,6 +80,10 @@ class Run(Generic[AnyModel]):
         """Of the stages, in order."""
         raise NotImplementedError
 
+    def stage_training(self, number: int) -> TrainingConfig:
+        """Settings of the training of a stage, counted from 1."""
+        return self.config.training.for_stage(number)
+
     def first_model(self) -> AnyModel:
         """The model before any training, kept as stage 0."""
         raise NotImplementedError
@@ -131,7 +135,9 @@ class Run(Generic[AnyModel]):
         if len(self.done) <= len(titles):
             n = sum(p.numel() for p in model.parameters())
             sizes = f"{len(self.data.train)} training, {len(self.data.valid)} validation, {len(self.data.test)} test"
-            schedule = f"; schedule {self.config.schedule}" if len(titles) > 1 else ""
+            schedule = (
+                f"; schedule {self.config.schedule}" if self.config.task == "potential" and len(titles) > 1 else ""
+            )
             together = f"; {self.processes.size} processes" if self.processes.size > 1 else ""
             console.line(f"{sizes} structures; {n} parameters{schedule}{together}")
         loggers = open_loggers(self.config, self.out) if self.processes.first else nullcontext(self.log)
@@ -197,7 +203,7 @@ class Run(Generic[AnyModel]):
         return model
 
     def _stage(self, model: AnyModel, number: int, name: str) -> None:
-        training, console = self.config.training.for_stage(number), self.console
+        training, console = self.stage_training(number), self.console
         started = time.monotonic()
         module = self.module(model, number)
         valid = valid_loader(self.data.valid, training, self.processes)

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from lrpot.cli.options import Encoder
 from lrpot.config import FitConfig, StageConfig, field_names, make_config, parse_settings
 from lrpot.errors import ConfigError
 
@@ -75,8 +76,8 @@ def test_names_are_those_of_the_sections() -> None:
         for name in names:
             if not name.startswith(("model.backbone.", "properties.encoder.")) or name in own:
                 get(config, name)
-    for encoder in ("cgcnn", "yu", "regnet"):
-        config = make_config(None, {"properties.encoder.name": encoder})
+    for encoder in Encoder:
+        config = make_config(None, {"properties.encoder.name": encoder.value})
         for name in type(config.properties.encoder).model_fields:
             assert any(known.startswith(f"properties.encoder.{name}") for known in names)
 

@@ -111,9 +111,9 @@ def test_residual_scales_and_relative_step(structures: list[Structure]) -> None:
 
 
 def test_energies_count_within_bounds_that_forces_set(structures: list[Structure]) -> None:
-    """Between displacements of 0.01 and 0.05 A, however far apart the energies lie."""
+    """Between displacements of 0.01 and 0.2 A, however far apart the energies lie."""
     store_known(build_potential(config().model, [11, 17]), structures, set())
-    for spread, expected in ((0.0, 0.01), (0.02, 0.02), (9.0, 0.05)):
+    for spread, expected in ((0.0, 0.01), (0.02, 0.02), (9.0, 0.2)):
         forces = residual_scales(structures)["forces"]
         for n, structure in enumerate(structures):
             structure.energy = torch.full_like(structure.energy, (-1) ** n * spread * forces * structure.num_nodes)

@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import platform
+import random
 import re
 import zipfile
 from collections.abc import Sequence
@@ -21,12 +22,15 @@ from typing import Any
 import numpy as np
 
 from lrpot.errors import ConfigError, DataError, ShapeError
-from lrpot.files import atomic_folder
+from lrpot.files import atomic_folder, atomic_path
 from lrpot.properties.leaderboards.submission import check_told, requirements
 from lrpot.properties.metrics import check_classes, predicted_classes
 
 # A fixed time in the packed files: equal predictions are equal files.
 _TIME = (1980, 1, 1, 0, 0, 0)
+
+# Of the shuffle that cuts a data set into parts.
+SEED = 123
 
 
 @dataclass(frozen=True)
@@ -101,19 +105,48 @@ def write_contribution(
     check_told("a contribution to the JARVIS-Leaderboard", told | {"benchmarks": benchmarks, "commands": commands})
     if "@" not in about.author_email:
         raise ConfigError(f"author_email = {about.author_email}: is no address; give one such as name@example.org")
-    tables = {benchmark.file_name: _table(benchmark) for benchmark in benchmarks}
-    if len(tables) < len(benchmarks):
+    if len({benchmark.file_name for benchmark in benchmarks}) < len(benchmarks):
         raise ConfigError("a benchmark is given twice; give each property of a data set once")
     with atomic_folder(folder) as temporary:
-        for name, text in tables.items():
-            with zipfile.ZipFile(temporary / f"{name}.zip", "w", zipfile.ZIP_DEFLATED) as packed:
-                packed.writestr(zipfile.ZipInfo(name, _TIME), text, zipfile.ZIP_DEFLATED)
+        for benchmark in benchmarks:
+            write_table(temporary, benchmark)
         metadata = json.dumps(_metadata(about), indent=4, ensure_ascii=False) + "\n"
         (temporary / "metadata.json").write_text(metadata, encoding="utf-8")
         script = temporary / "run.sh"
         script.write_text("\n".join(["#!/bin/bash", "set -e", *commands, ""]), encoding="utf-8")
         script.chmod(script.stat().st_mode | 0o111)
     return Path(folder)
+
+
+def write_table(folder: Path, benchmark: Benchmark) -> Path:
+    """Write id, target and prediction of a benchmark as packed CSV, and say where.
+
+    Raises:
+        ConfigError, ShapeError, DataError: as of `write_contribution`.
+    """
+    name, text = benchmark.file_name, _table(benchmark)
+    path = folder / f"{name}.zip"
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr(zipfile.ZipInfo(name, _TIME), text, zipfile.ZIP_DEFLATED)
+    return path
+
+
+def official_split(rows: int) -> dict[str, np.ndarray]:
+    """Places of the rows that train, validate and test, of all that have the property, in the order of the data.
+
+    Eight, one and one tenth, rounded down, of a shuffle by Python's generator: as ALIGNN draws them (Choudhary and
+    DeCost, npj Comput. Mater. 7, 185 (2021)), whose test sets are those of the leaderboard.
+
+    Raises:
+        DataError: too few rows for three parts.
+    """
+    tenth, train = int(0.1 * rows), int(0.8 * rows)
+    if not tenth:
+        raise DataError(f"{rows} rows with the property are too few to validate and test a tenth each; give 10 or more")
+    order = list(range(rows))
+    random.Random(SEED).shuffle(order)
+    parts = {"train": order[:train], "valid": order[-2 * tenth : -tenth], "test": order[-tenth:]}
+    return {part: np.sort(own) for part, own in parts.items()}
 
 
 def _metadata(about: About) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class About:
 
 def identifiers(task: str) -> list[str]:
     """Names of the rows of a task, such as mb-jdft2d-001."""
-    rows = _task(task).rows
+    rows = task_of(task).rows
     return [f"{task.replace('matbench', 'mb').replace('_', '-')}-{n:0{len(str(rows))}d}" for n in range(1, rows + 1)]
 
 
@@ -107,7 +107,7 @@ def official_folds(task: str, reference: np.ndarray) -> list[np.ndarray]:
         ConfigError: no such task. ShapeError: another number of labels.
     """
     _check_rows(task, reference)
-    if _task(task).kind == "regression":
+    if task_of(task).kind == "regression":
         return shuffled_folds(len(reference), N_FOLDS, SEED)
     return stratified_folds(reference, N_FOLDS, SEED)
 
@@ -189,7 +189,7 @@ def write_submission(
     """
     told = {name: getattr(about, name) for name in ("authors", "algorithm", "algorithm_long", "bibtex_refs")}
     check_told("a MatBench submission", told | {"tasks": tasks, "commands": commands})
-    results = {task: _results(task, predictions) for task, predictions in tasks.items()}
+    results = _all_results(tasks)
     info = {**told, "notes": about.notes, "requirements": {"python": [*requirements(), f"matbench=={VERSION}"]}}
     with atomic_folder(folder) as temporary:
         (temporary / "results.json.gz").write_bytes(gzip.compress(_signed(results).encode()))
@@ -199,20 +199,39 @@ def write_submission(
     return Path(folder)
 
 
-def _task(name: str) -> Task:
+def results_text(tasks: Mapping[str, Predictions]) -> str:
+    """JSON of predictions and scores by fold, as `MatbenchBenchmark.from_file` reads it.
+
+    Args:
+        tasks: predictions by the name of the task.
+    Raises:
+        ConfigError, ShapeError, DataError: as of `write_submission`.
+    """
+    return _signed(_all_results(tasks))
+
+
+def task_of(name: str) -> Task:
+    """
+    Raises:
+        ConfigError: no such task, or one without structures.
+    """
     if name not in TASKS:
         raise ConfigError(f"MatBench has no task {name} with structures; it has {', '.join(TASKS)}")
     return TASKS[name]
 
 
 def _check_rows(task: str, values: np.ndarray) -> None:
-    if np.shape(values) != (_task(task).rows,):
-        raise ShapeError(f"{task}: got {np.shape(values)}, expected ({_task(task).rows},), a number for each row")
+    if np.shape(values) != (task_of(task).rows,):
+        raise ShapeError(f"{task}: got {np.shape(values)}, expected ({task_of(task).rows},), a number for each row")
+
+
+def _all_results(tasks: Mapping[str, Predictions]) -> dict[str, dict[str, dict[str, Any]]]:
+    return {task: _results(task, predictions) for task, predictions in tasks.items()}
 
 
 def _results(task: str, predictions: Predictions) -> dict[str, dict[str, Any]]:
     """Predictions, parameters and scores by fold."""
-    kind = _task(task).kind
+    kind = task_of(task).kind
     reference = np.asarray(predictions.reference, dtype=float)
     predicted = np.asarray(predictions.predicted, dtype=float)
     for name, values in (("labels", reference), ("predictions", predicted)):

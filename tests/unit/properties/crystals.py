@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -91,6 +92,11 @@ CHANGES: dict[str, Callable[[Atoms], Atoms]] = {
     change.__name__.replace("_", " "): change
     for change in (moved, other_images, rotated, mirrored, permuted, cyclic_axes, sheared_cell, doubled, eightfold)
 }
+
+
+def seen_by(encoder: Any, atoms: Atoms) -> Structure:
+    """With the edges that an encoder wants; of those that want shells, 12 neighbours."""
+    return graph(atoms) if encoder.shells else to_structure(atoms, encoder.cutoff)
 
 
 def graph(atoms: Atoms, neighbours: int = 12) -> Structure:

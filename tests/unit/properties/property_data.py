@@ -27,6 +27,18 @@ ENCODERS: dict[str, dict[str, Any]] = {
         "descriptor": {"charges": 2, "hidden": 8, "k_cutoff": 3.0},
     },
     "regnet": {"name": "regnet", "features": 16, "blocks": 1, "neighbours": 4, "waves": 8, "basis": 16},
+    "prdnet": {"name": "prdnet", "features": 16, "blocks": 1, "heads": 4, "neighbours": 4, "basis": 16},
+    "crystograph": {
+        "name": "crystograph",
+        "features": 8,
+        "blocks": 1,
+        "neighbours": 4,
+        "edge_features": 6,
+        "heads": 2,
+        "basis": 8,
+        "angle_basis": 6,
+    },
+    "moce": {"name": "moce", "features": 8, "heads": 2, "blocks": 1, "reach": 4.0, "basis": 8, "degree": 2},
     "statistics": {"name": "statistics", "features": 16},
 }
 HEADS: dict[str, dict[str, Any]] = {"shared": {}, "experts": {"kind": "experts", "experts": 4, "top": 2}}
@@ -103,4 +115,5 @@ def no_pictures() -> Iterator[None]:
         patch.setattr(plots, "residuals", lambda *_: _[-1])
         patch.setattr(plots, "learning_curves", lambda *_: _[-1])
         patch.setattr(plots, "expert_usage", lambda *_: _[-1])
+        patch.setattr(plots, "gate_usage", lambda *_: _[-1])
         yield

@@ -261,7 +261,7 @@ def test_a_changed_cif_beside_a_table_is_noticed(tmp_path: Path) -> None:
     data = write_table(tmp_path / "data", rows)
     settings = {"task": "property", **SMALL, "data.train": str(data), "properties.targets": "gap"}
     config = make_config(None, settings)
-    wanted, cache = graph_settings(config, reach_of(config.properties.encoder)), str(tmp_path / "cache")
+    wanted, cache = graph_settings(config, reach_of(config.properties)), str(tmp_path / "cache")
     before = Graphs([load_graphs(data, wanted, cache=cache)])[0]
     run(data, tmp_path / "run")
     (tmp_path / "run" / "model.pt").unlink()

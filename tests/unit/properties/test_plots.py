@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from lrpot.errors import DataError, ShapeError
 from lrpot.properties import plots
 from lrpot.properties.elements import element_table
-from lrpot.properties.plots import TargetPredictions, expert_usage, learning_curves, parity, residuals
+from lrpot.properties.plots import TargetPredictions, expert_usage, gate_usage, learning_curves, parity, residuals
 from tests.unit.test_plots import is_picture
 
 RNG = np.random.default_rng(3)
@@ -127,3 +127,13 @@ def test_what_cannot_be_drawn_is_told() -> None:
         residuals(nothing, [np.array([1])] * 4, "residuals.png")
     with pytest.raises(ShapeError, match=r"labels \(4,\) and predictions \(2,\)"):
         parity([GAP._replace(predicted=np.zeros(2))], "parity.png")
+
+
+def test_gates_are_shown_for_all_crystals_and_by_number_of_elements(drawn: list[Figure]) -> None:
+    gates = np.array([[0.7, 0.3], [0.5, 0.5], [0.2, 0.8]])
+    numbers = [np.array([11, 17]), np.array([11, 17, 17]), np.array([14])]
+    gate_usage(["near", "far"], gates, numbers, "gates.png")
+    (figure,) = drawn
+    assert texts(figure) == ["0.47", "0.53", "0.20", "0.80", "0.60", "0.40"]
+    labels = [label.get_text() for label in figure.axes[1].get_yticklabels()]
+    assert labels == ["all (3)", "1 element (1)", "2 elements (2)"]

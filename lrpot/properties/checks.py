@@ -1,4 +1,4 @@
-"""Forms of an encoder: the one that is a function of the crystal, and those that a paper prints."""
+"""What the arguments of encoders must be: forms that are known, heads that share a width."""
 
 from __future__ import annotations
 
@@ -26,3 +26,15 @@ def check_variant(encoder: str, variant: str, known: Sequence[str]) -> None:
             f"choice of the cell; use {INVARIANT}",
             stacklevel=3,
         )
+
+
+def check_heads(encoder: str, features: int, heads: int) -> None:
+    """Refuse heads that cannot share the width evenly.
+
+    Args:
+        encoder: its name, for messages. features: the width. heads: of its attention.
+    Raises:
+        ConfigError: the width is no multiple of their number.
+    """
+    if features % heads:
+        raise ConfigError(f"{encoder}: features = {features} is no multiple of heads = {heads}; change one of them")
