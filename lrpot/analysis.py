@@ -48,6 +48,7 @@ class Slope:
 
     @property
     def slope(self) -> float:
+        """In units of y over units of x; 0 for fewer than two points."""
         return self.product / self.square if self.square else 0.0
 
 
@@ -58,10 +59,12 @@ def pair_distribution(
 
     Args:
         frames: crystals or liquids that are periodic in three directions.
-        one, other: symbols of elements.
-        rmax: A; may be longer than the cell. width: of a bin, A.
+        one: symbol of an element.
+        other: symbol of an element.
+        rmax: A; may be longer than the cell.
+        width: of a bin, A.
     Returns:
-        centres of the bins, A, and g there; 1 where the atoms know nothing of each other.
+        centres of the bins (n,), A, and g there (n,); 1 where the atoms know nothing of each other.
     """
     edges = np.arange(0.0, rmax + width, width)
     shells = 4.0 / 3.0 * math.pi * np.diff(edges**3)
@@ -115,8 +118,10 @@ def diffusion(time_fs: Sequence[float], msd: Sequence[float], *, first: float = 
     """A^2/ps (1e-4 cm^2/s): a sixth of the slope of mean square displacements.
 
     Args:
-        time_fs: fs, from 0. msd: (T,), A^2.
-        first, last: the part of the times that is fitted; late ones are means of few pairs.
+        time_fs: (T,), fs, from 0.
+        msd: (T,), A^2.
+        first: where the part of the times begins that is fitted, as a fraction of the last time.
+        last: where it ends; late ones are means of few pairs.
     Source: Einstein's relation.
     """
     time = np.asarray(time_fs) / 1000.0
@@ -128,9 +133,12 @@ def velocity_spectrum(velocities: np.ndarray, masses: np.ndarray, timestep: floa
     """Vibrational density of states: power of the velocities by frequency, weighted with the masses.
 
     Args:
-        velocities: (T, N, 3), any unit, at equal times. masses: (N,). timestep: fs, between frames.
+        velocities: (T, N, 3), at equal times, in units of the caller's choice.
+        masses: (N,), u.
+        timestep: fs, between frames.
     Returns:
-        frequencies, THz, and density, 1/THz, whose integral is 1. The resolution is about 4 / (length of the run).
+        frequencies (n,), THz, and density (n,), 1/THz, whose integral is 1. The resolution is about 4 / (length of the
+        run).
     """
     n = len(velocities)
     # a window that goes to zero, or slow modes would leak into all others
@@ -148,7 +156,9 @@ def vacant_sites(paths: np.ndarray, sites: np.ndarray, cell: np.ndarray, reach: 
     for so long the vacancy stays where it was, so that an atom that turns back has not jumped.
 
     Args:
-        paths: (T, N, 3), A, as of `unwrapped`, relative to the lattice. sites: (N + 1, 3), A. cell: (3, 3), A.
+        paths: (T, N, 3), A, as of `unwrapped`, relative to the lattice.
+        sites: (N + 1, 3), A.
+        cell: (3, 3), A.
         reach: A, somewhat less than half of the distance between sites.
     """
     inverse = np.linalg.inv(cell)
@@ -171,7 +181,9 @@ def dielectric_ratio(dipoles: np.ndarray, volume: float, temperature: float) -> 
     bound charges only; with ions that wander, M has no mean.
 
     Args:
-        dipoles: (T, 3), e A, of the cell, as sum_j q_j u_j with the paths u of the ions. volume: A^3. temperature: K.
+        dipoles: (T, 3), e A, of the cell, as sum_j q_j u_j with the paths u of the ions.
+        volume: A^3.
+        temperature: K.
     Source: M. Neumann, Mol. Phys. 50, 841 (1983), for a sum without k = 0 ("tin foil").
     """
     fluctuation = ((dipoles - dipoles.mean(axis=0)) ** 2).sum(axis=1).mean()

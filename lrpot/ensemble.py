@@ -97,7 +97,12 @@ class Ensemble(Potential):
         """Means of what the members give, and uncertainties; the batch and its edges are made once for all of them.
 
         Args:
-            batch, forces, stress, born_charges, create_graph, parts: as `Potential.forward` takes them.
+            batch: structures with edges, as for all arguments of `Potential.forward`.
+            forces: whether to compute them.
+            stress: whether to compute it.
+            born_charges: whether to compute them, or (G,) bool of which structures.
+            create_graph: keep the derivatives differentiable.
+            parts: which of "offset", "short" and "long".
         Returns:
             what `Potential.forward` gives, as far as all members do, of charges the first channel, (N, 1); and
             energy_uncertainty: (G,), eV/atom; forces_uncertainty: (N,), eV/A, with `forces`. Both are standard

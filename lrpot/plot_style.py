@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 
-matplotlib.use("Agg")  # pictures go to files; no display is needed
+# Pictures go to files; no display is needed. A notebook says where its own go, as module://...
+if not os.environ.get("MPLBACKEND", "").startswith("module://"):
+    matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np

@@ -148,6 +148,7 @@ class Potential(nn.Module):
 
     @property
     def cutoff(self) -> float:
+        """A: how far the edges of a structure must reach."""
         return float(self.short.backbone.cutoff)  # type: ignore[arg-type]
 
     @property
@@ -177,13 +178,14 @@ class Potential(nn.Module):
 
         Args:
             batch: one structure or a batch, with edges up to `cutoff`; not changed.
-            forces, stress: whether to compute them.
+            forces: whether to compute them.
+            stress: whether to compute it.
             born_charges: whether to compute them (see `lrpot.charges.polarisation`), or (G,) bool of which structures.
             create_graph: keep the derivatives differentiable, for training on them.
             parts: which of "offset", "short" and "long" (what the model does not have is zero).
         Returns:
-            energy, energy_short, energy_long: (G,), eV; forces: (N, 3), eV/A; stress: (G, 3, 3), eV/A^3, positive
-            under tension; charges: (N, C), e, and born_charges: (N, 3, 3), e, nan for structures that were not asked
+            dict: energy, energy_short, energy_long (G,), eV; forces (N, 3), eV/A; stress (G, 3, 3), eV/A^3, positive
+            under tension; charges (N, C), e, and born_charges (N, 3, 3), e, nan for structures that were not asked
             for, if the model has charges. All float64 (charges: see `set_precision`).
         Raises:
             StructureError: periodicity that the long-range part cannot treat, or whose Born charges have no meaning.

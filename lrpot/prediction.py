@@ -32,7 +32,9 @@ class Prediction:
 
     Attributes:
         row: file, number and atoms.
-        energy, energy_short, energy_long: eV.
+        energy: eV.
+        energy_short: eV, the part of the network.
+        energy_long: eV, the part of the charges.
         forces: (N, 3), eV/A.
         stress: (6,), eV/A^3, Voigt order and sign of ASE; None if the crystal is not periodic in three directions.
         charges: (N,), e, the first channel; None if the model has no charges.
@@ -63,7 +65,8 @@ def predict(
     Args:
         model: a loaded model, or its file.
         files: one or more files in any format that ASE reads.
-        device, dtype: where and in which precision to compute, if `model` is a file.
+        device: where to compute, if `model` is a file: cpu, cuda, cuda:1, ...
+        dtype: the precision of the network, if `model` is a file.
     Raises:
         DataError, StructureError, UnknownElementError: name the file, the row and what is wrong with it.
     """

@@ -84,8 +84,12 @@ def make_structure(
         cell: (3, 3), rows are lattice vectors, A.
         pbc: (3,) bool.
         total_charge: e.
-        energy: eV. forces: (N, 3), eV/A. stress: (3, 3), eV/A^3. Labels, where known.
-        charges: (N,), e. dipole: (3,), e A. born_charges: (N, 3, 3), e. Labels too; see the table of this module.
+        energy: eV; a label, where known, as all that follow.
+        forces: (N, 3), eV/A.
+        stress: (3, 3), eV/A^3.
+        charges: (N,), e.
+        dipole: (3,), e A.
+        born_charges: (N, 3, 3), e; see the table of this module.
         targets: (T,), properties of the crystal.
     """
     fields: dict[str, Tensor] = {

@@ -15,6 +15,7 @@ from lrpot.config import REGISTERED_BACKBONES
 from lrpot.errors import ConfigError
 
 BACKBONES: dict[str, type[nn.Module]] = {"painn": PaiNN, "dimenet++": DimeNetPlusPlus, "equivariant": Equivariant}
+"""By name, those of the user's own included."""
 
 __all__ = ["BACKBONES", "AtomFeatures", "DimeNetPlusPlus", "Equivariant", "PaiNN", "register"]
 

@@ -10,5 +10,6 @@ CHARGES: dict[str, type[ChargeModel]] = {
     "environment": EnvironmentCharges,
     "equilibration": EquilibratedCharges,
 }
+"""By the name in the settings, `model.charges.kind`."""
 
 __all__ = ["CHARGES", "ChargeModel", "EmbeddingCharges", "EnvironmentCharges", "EquilibratedCharges"]

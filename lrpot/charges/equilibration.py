@@ -134,7 +134,7 @@ class EquilibratedCharges(ChargeModel):
         return found
 
     def potential(self, batch: Data, charges: Tensor, electrostatics: Electrostatics, geometry: Geometry) -> Tensor:
-        """(N,), eV/e: dE/dq but for chi, of (N,) charges."""
+        """(N,), eV/e: dE/dq but for chi, of charges (N,), e."""
         return self.quadratic(batch, electrostatics, geometry).product()(charges[:, None])[:, 0]
 
     def quadratic(self, batch: Data, electrostatics: Electrostatics, geometry: Geometry) -> Interaction:

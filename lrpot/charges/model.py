@@ -108,7 +108,10 @@ class ChargeModel(nn.Module):
         """Energies (G,), eV, and charges (N, C), e.
 
         Args:
-            batch, features: as of `forward`. electrostatics, geometry: what the charges interact by, and where.
+            batch: structures, with edges.
+            features: (N, F) features of the atoms.
+            electrostatics: what the charges interact by.
+            geometry: where they are.
             first_derivatives: that of the energy is all that will be asked for, which may be cheaper.
         Raises:
             StructureError: see `ReciprocalSum.forward`.
@@ -120,7 +123,7 @@ class ChargeModel(nn.Module):
         self, batch: Data, features: Tensor | None, electrostatics: Electrostatics, geometry: Geometry
     ) -> Tensor:
         """(N,) eV, float64: the share of each atom in `energy`, half of its charges times the potentials they are in;
-        not differentiable.
+        not differentiable. Arguments as of `forward` and `energy`.
 
         Raises:
             StructureError: see `ReciprocalSum.forward`.
@@ -129,7 +132,7 @@ class ChargeModel(nn.Module):
         return shares(charges, electrostatics, geometry)
 
     def of_atoms(self, batch: Data, features: Tensor | None) -> Tensor:
-        """(N, C): the values of the elements and what the network adds."""
+        """(N, C), e: the values of the elements and what the network adds, from the features (N, F) of the atoms."""
         row = self.row[batch.numbers]
         values = self.values[row][:, None]
         if self.channels > 1:

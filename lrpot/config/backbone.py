@@ -61,8 +61,8 @@ class EquivariantConfig(Section):
 
 REGISTERED = "(registered)"
 
-# Sections of the backbones that `lrpot.backbones.register` made known in this process, by name.
 REGISTERED_BACKBONES: dict[str, type[BaseModel]] = {}
+"""Sections of the backbones that `lrpot.backbones.register` made known in this process, by name."""
 
 
 class RegisteredConfig(Section):
@@ -103,3 +103,4 @@ BackboneConfig = Annotated[
     | Annotated[RegisteredConfig, Tag(REGISTERED)],
     Discriminator(_backbone_name),
 ]
+"""The section of any backbone; its `name` says of which."""

@@ -134,4 +134,5 @@ class FitConfig(Section):
         return "physical-start" if present else "published"
 
     def to_yaml(self) -> str:
+        """All settings as YAML that `lrpot fit --config` reads."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 from lrpot.config.backbone import BackboneConfig, PaiNNConfig
 from lrpot.config.section import Section
 
-# A; shorter pair splines miss the nearest neighbours, longer ones imitate the Coulomb field.
 PAIR_CUTOFF_RANGE = (2.0, 10.0)
+"""A; shorter pair splines miss the nearest neighbours, longer ones imitate the Coulomb field."""
 
 # A file of charges is told from a misspelt word by its ending.
 ChargeFile = Annotated[str, Field(pattern=r"\.ya?ml$")]

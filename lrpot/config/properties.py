@@ -10,7 +10,6 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from lrpot.config.backbone import BackboneConfig, PaiNNConfig
 from lrpot.config.section import Section
 
-# What is usual for sets of crystals with properties, in place of the defaults of a potential.
 PROPERTY_DEFAULTS: dict[str, dict[str, Any]] = {
     "data": {"split": "structure"},
     "training": {
@@ -24,6 +23,7 @@ PROPERTY_DEFAULTS: dict[str, dict[str, Any]] = {
         "ema": 0.99,
     },
 }
+"""What is usual for sets of crystals with properties, in place of the defaults of a potential."""
 
 # What tables of predictions hold beside targets.
 OWN_COLUMNS = ("row", "id", "fold", "file", "formula", "n_atoms", "n_elements")
@@ -190,6 +190,7 @@ EncoderConfig = Annotated[
     | Annotated[StatisticsConfig, Tag("statistics")],
     Discriminator(_encoder_name),
 ]
+"""The section of any encoder; its `name` says of which."""
 
 
 class DiffractionConfig(Section):

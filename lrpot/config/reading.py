@@ -198,7 +198,8 @@ def locate(path: tuple[int | str, ...], section: type[BaseModel] = FitConfig) ->
     """Where pydantic found an error: the section, and the name without the tag or type chosen of a union.
 
     Args:
-        path: the `loc` of an error. section: what was validated.
+        path: the `loc` of an error.
+        section: what was validated.
     """
     choices: list[type[BaseModel]] = []
     place: list[str] = []

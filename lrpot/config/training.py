@@ -227,5 +227,5 @@ class TrainingConfig(Section):
         return values if start is None else {**FINETUNE_DEFAULTS, **values}
 
 
-# The weight of each label of the charges, by the name of the label.
 CHARGE_WEIGHTS = {"charges": "charge_weight", "dipole": "dipole_weight", "born_charges": "born_weight"}
+"""The weight of each label of the charges, by the name of the label."""

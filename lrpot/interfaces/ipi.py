@@ -47,7 +47,9 @@ def run_client(
 
     Args:
         atoms: with a calculator, such as LRCalculator; elements in the order of i-PI's. i-PI moves them.
-        unix_socket: the address in i-PI's input, for mode='unix'; host, port: those of mode='inet'.
+        unix_socket: the address in i-PI's input, for mode='unix'.
+        host: the address for mode='inet'.
+        port: its number there.
         stress: whether to compute it; i-PI needs it at constant pressure only.
         patience: s; how long to wait for i-PI to open its socket.
     Returns:

@@ -129,8 +129,8 @@ class LammpsModel:
                 quicker.
             total_charge: e, for charge models that need it.
         Raises:
-            ModelFileError, UnknownElementError: the model cannot be used. ConfigError: settings of LAMMPS, or a model
-            that cannot be divided among processes.
+            ModelFileError, UnknownElementError: the model cannot be used.
+            ConfigError: settings of LAMMPS, or a model that cannot be divided among processes.
         """
         if not 0.0 <= skin < np.inf:
             raise ConfigError(f"skin = {skin:g} A: must be finite and not negative")

@@ -73,7 +73,8 @@ def convert_schnetpack(
         path: a `NeuralNetworkPotential` with representation PaiNN, GaussianRBF, CosineCutoff, a two-layer Atomwise
             readout with silu, and AddOffsets.
         elements: symbols that it was fitted to; the file does not say.
-        energy_unit, length_unit: of the data that it was fitted to: one of ENERGY_UNITS and LENGTH_UNITS.
+        energy_unit: of the data that it was fitted to, one of ENERGY_UNITS.
+        length_unit: of the same, one of LENGTH_UNITS.
     Returns:
         the same function in eV and A, in the precision of the file, with `info`.
     Raises:

@@ -50,7 +50,8 @@ class TorchSimModel(ModelInterface):
                 `device` and `dtype`).
             device: cpu, cuda, cuda:1, ...
             dtype: precision of network, structure factors, and results.
-            compute_forces, compute_stress: whether to. Stress exists only in cells that are periodic.
+            compute_forces: whether to.
+            compute_stress: whether to; stress exists only in cells that are periodic.
             skin: A, of the neighbour list of each cell; see `LRCalculator`.
         Raises:
             ModelFileError: not a model of lrpot. ConfigError: an unknown precision or device, or a negative skin.
@@ -71,8 +72,8 @@ class TorchSimModel(ModelInterface):
         Args:
             state: cells of torch-sim, or their attributes in a dictionary; not changed.
         Returns:
-            energy: (G,), eV; forces: (N, 3), eV/A; stress: (G, 3, 3), eV/A^3, positive under tension, if asked for;
-            and charges: (N,), e, if the model has any.
+            dict: energy (G,), eV; forces (N, 3), eV/A; stress (G, 3, 3), eV/A^3, positive under tension, if asked for;
+            and charges (N,), e, if the model has any.
         Raises:
             UnknownElementError, StructureError: say what is wrong.
         """

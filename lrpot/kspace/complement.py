@@ -73,6 +73,7 @@ class _Complement(nn.Module):
     length: float  # A, over which the rest of it varies
 
     def bare(self, distances: Tensor) -> Tensor:
+        """(E,), eV / e^2: `pair` without its taper, at distances (E,) in A."""
         raise NotImplementedError
 
 
@@ -137,15 +138,25 @@ class ComplementByChannel(nn.Module):
         self.complements = nn.ModuleList(complements)
 
     def forward(self, charges: Tensor, volume: Tensor, batch: Tensor, edge_index: Tensor, distances: Tensor) -> Tensor:
-        """As of each of them."""
+        """Energies.
+
+        Args:
+            charges: (N, C), e, a column for each of them.
+            volume: (G,), A^3, of a cell that repeats in all directions; infinite for a slab or a molecule.
+            batch: (N,) index of the structure of each atom.
+            edge_index: (2, E) indices of neighbour and centre; every pair in both directions.
+            distances: (E,), A.
+        Returns:
+            (G,) float64, eV.
+        """
         return self._sum("forward", charges, volume, batch, edge_index, distances)
 
     def per_atom(self, charges: Tensor, edge_index: Tensor, distances: Tensor) -> Tensor:
-        """As of each of them."""
+        """(N,), eV, all but the k = 0 term; arguments as of `forward`."""
         return self._sum("per_atom", charges, edge_index, distances)
 
     def of_net(self, net: Tensor, volume: Tensor) -> Tensor:
-        """As of each of them."""
+        """(G,), eV: the k = 0 term, of the sums of the charges (G, C), e, in volumes (G,), A^3."""
         return self._sum("of_net", net, volume)
 
     def _sum(self, method: str, charges: Tensor, *rest: Tensor) -> Tensor:
@@ -162,7 +173,8 @@ def splitting(cutoff: float, k_cutoff: float) -> tuple[float, float]:
     erfc(alpha r_c) and exp(-k_c^2 / 4 alpha^2) have the same exponent r_c k_c / 2 when alpha = sqrt(k_c / (2 r_c)).
 
     Args:
-        cutoff: r_c, A. k_cutoff: k_c, 1/A.
+        cutoff: r_c, A.
+        k_cutoff: k_c, 1/A.
     Returns:
         sigma (A) of `GaussianCoulomb`, and the relative size exp(-r_c k_c / 2) of what is left out.
     """

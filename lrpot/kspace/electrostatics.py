@@ -43,7 +43,7 @@ class Geometry:
         return torch.linalg.det(self.cell).abs().masked_fill(~self.pbc.all(dim=1), torch.inf)
 
     def per_structure(self, values: Tensor) -> Tensor:
-        """(G,): sums of (N,) values."""
+        """(G,) sums of (N,) values, in any unit."""
         return values.new_zeros(len(self.cell)).index_add(0, self.index, values)
 
 
@@ -65,7 +65,9 @@ class Electrostatics:
         """(G,), eV, of (N, C) charges in e.
 
         Args:
-            weights: stand in for the parameters of the reciprocal sum, in their order.
+            charges: (N, C), e.
+            geometry: where they are.
+            weights: stand in for the parameters of the reciprocal sum, in their order and of the same shape and units.
         Raises:
             StructureError: see `ReciprocalSum.forward`.
         """
@@ -93,7 +95,8 @@ class Electrostatics:
 
         Args:
             channels: C; with a kernel for each channel, X must be 1.
-            local: (N,), pair: (E,), eV/e^2, further interactions of a charge with itself and along edges.
+            local: (N,), eV/e^2, further interactions of a charge with itself.
+            pair: (E,), eV/e^2, the same along edges.
             tolerance: of engine nufft; if given, the sum over wave vectors is rough, and in float32.
         """
         g = geometry

@@ -100,7 +100,7 @@ class ReciprocalSum(nn.Module):
             positions: (N, 3), A; need not be wrapped.
             charges: (N, C), e. Their precision is that of the computation; energies are summed in float64.
             cell: (3, 3) or (G, 3, 3), rows are lattice vectors, A.
-            batch: (N,) the structure of each atom, ascending; all belong to one if left out.
+            batch: (N,) index of the structure of each atom, ascending; all belong to one if left out.
             pbc: (3,) or (G, 3) bool, periodic along which vectors; along all if left out.
         Returns:
             (G,) float64, eV.
@@ -141,7 +141,8 @@ class ReciprocalSum(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Energies and forces without autograd, for fixed charges: the fast road at inference.
 
-        Args, Raises: as of `forward`.
+        Arguments and errors are as of `forward`.
+
         Returns:
             (G,) float64, eV; (N, 3) in the precision of the positions, eV/A.
         """
@@ -151,7 +152,10 @@ class ReciprocalSum(nn.Module):
     def energy_forces_stress(
         self, positions: Tensor, charges: Tensor, cell: Tensor, batch: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The same with the stress, (G, 3, 3), float64, eV/A^3, positive under tension; crystals only."""
+        """As `energy_forces`, with the stress, (G, 3, 3), float64, eV/A^3, positive under tension; crystals only.
+
+        Arguments are as of `forward`.
+        """
         found = self._inference(positions, charges, cell, batch, None, stress=True)
         assert found.stress is not None
         return found.energy, found.forces, found.stress
@@ -164,7 +168,10 @@ class ReciprocalSum(nn.Module):
         batch: Tensor | None = None,
         pbc: Tensor | None = None,
     ) -> Tensor:
-        """(N, C), eV/e: dE/dq, the potential at each atom (its own field included unless subtracted)."""
+        """(N, C), eV/e: dE/dq, the potential at each atom (its own field included unless subtracted).
+
+        Arguments are as of `forward`.
+        """
         return self._inference(positions, charges, cell, batch, pbc, stress=False).potential
 
     def potential_of(
@@ -182,7 +189,11 @@ class ReciprocalSum(nn.Module):
         It is the derivative of what `forward` gives, by the same engine, also while the kernel is being trained.
 
         Args:
-            positions, cell, batch, pbc: as of `forward`. dtype: of the charges that will be given.
+            positions: (N, 3), A.
+            cell: (3, 3) or (G, 3, 3), A.
+            batch: (N,) index of the structure of each atom, as of `forward`.
+            pbc: (3,) or (G, 3) bool, as of `forward`.
+            dtype: of the charges that will be given.
             tolerance: of engine nufft, in place of its own.
         Returns:
             (N, C), eV/e, from (N, C), e; not differentiable.
@@ -221,10 +232,12 @@ class ReciprocalSum(nn.Module):
         That by the cell, with positions that follow it, comes in the first process only, so that it may be summed.
 
         Args:
-            positions: (n, 3), A, charges: (n, C), e, of the atoms of this process; n may be zero.
+            positions: (n, 3), A, of the atoms of this process; n may be zero.
+            charges: (n, C), e, of the same atoms.
             cell: (3, 3) or (1, 3, 3), A; periodic in all directions.
             n_atoms: that a process has on average; decides on the engine, so it must be the same in all.
-            total: sums over the processes. first: whether this process is the first one.
+            total: sums over the processes.
+            first: whether this process is the first one.
         Raises:
             ConfigError: engine dense, or a neutrality that needs a sum over all charges beforehand.
             ShapeError, StructureError: see `forward`.
@@ -253,7 +266,8 @@ class ReciprocalSum(nn.Module):
         """Find out, before anything is computed, whether a structure can be treated.
 
         Args:
-            cell: (3, 3), A. pbc: (3,) bool.
+            cell: (3, 3), A.
+            pbc: (3,) bool.
         Raises:
             StructureError: periodic along one vector only, a cell without volume, no wave vector or too many.
         """
@@ -273,7 +287,7 @@ class ReciprocalSum(nn.Module):
         return radial_form(self.phi, self.k_cutoff, self.envelope, float(distances.max()))(distances)
 
     def with_envelope(self, kernel: nn.Module, k: Tensor) -> Tensor:
-        """`phi` with the kernel in another form."""
+        """`phi`, (K,) or (K, C), at (K,) wave numbers in 1/A, with the kernel in another form."""
         phi = kernel(k)
         if self.envelope == 1.0:
             return phi
@@ -324,6 +338,7 @@ class ReciprocalSum(nn.Module):
         return self._kept
 
     def train(self, mode: bool = True) -> ReciprocalSum:
+        """As of any module; tables of the kernel are made anew."""
         self._kept = None
         return super().train(mode)
 

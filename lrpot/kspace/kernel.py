@@ -151,11 +151,11 @@ class Dispersion(Kernel):
 
     @property
     def at_zero(self) -> float:
-        """Phi(0), eV A^3 for charges in eV^1/2 A^3 and lengths in A."""
+        """Phi(0), 1/A^3."""
         return -(math.pi**1.5) * self.beta**3 / 6.0
 
     def forward(self, k: Tensor) -> Tensor:
-        """(K,) from (K,) wave numbers in 1/A."""
+        """(K,), 1/A^3, for charges in sqrt(eV) A^3, from (K,) wave numbers in 1/A."""
         b = k / (2.0 * self.beta)
         gauss = torch.exp(-(b**2))
         return self.at_zero * ((1.0 - 2.0 * b**2) * gauss + 2.0 * math.sqrt(math.pi) * b**3 * torch.erfc(b))
@@ -185,7 +185,7 @@ class LearnedKernel(Kernel):
         return self.fcn.reach
 
     def factor(self, k: Tensor) -> Tensor:
-        """(K,), dimensionless."""
+        """(K,), dimensionless, from (K,) wave numbers in 1/A."""
         learned = self.fcn(torch.cat([k, k.new_zeros(1)]))
         learned = learned[:-1] - learned[-1]
         return torch.exp(learned) if self.positive else 1.0 + learned
@@ -236,6 +236,7 @@ class KernelByChannel(Kernel):
 
     @property
     def coulomb(self) -> Tensor:
+        """(C,), eV A / e^2: that of each channel."""
         return torch.tensor([kernel.coulomb for kernel in self.kernels], dtype=torch.float64)
 
     @property

@@ -45,11 +45,18 @@ class KLattice:
         return self.indices.shape[0]
 
     def to(self, device: torch.device) -> KLattice:
+        """The same on another device."""
         return KLattice(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 def reciprocal_cell(cell: Tensor) -> Tensor:
-    """(..., 3, 3), 1/A: rows b_i with a_i . b_j = 2 pi delta_ij. `cell` has rows a_i, A, of either hand."""
+    """Rows b_i with a_i . b_j = 2 pi delta_ij, of cells of either hand.
+
+    Args:
+        cell: (3, 3) or (G, 3, 3), rows a_i, A.
+    Returns:
+        the same shape, 1/A.
+    """
     return 2.0 * math.pi * torch.linalg.inv(cell).mT
 
 

@@ -42,7 +42,9 @@ class MDRun:
 
     Attributes:
         n_atoms: of the system.
-        time_fs: fs. potential, kinetic: eV, whole system.
+        time_fs: fs.
+        potential: eV, whole system.
+        kinetic: eV, whole system.
         temperature: K, by the degrees of freedom that can hold heat: 3 N - 3 where the momentum of the whole is kept.
         conserved: eV; what the equations of motion conserve: the total energy, and what it exchanged with the bath and
             the cell; empty for the langevin bath and for a bath whose temperature changes.

@@ -28,9 +28,11 @@ class Settings:
         temperature: K; of velocities that are drawn at the start, and of the bath.
         temperature_end: K; the temperature of the bath goes there linearly in the course of the run; None: it stays.
         pressure: GPa, of npt.
-        steps: number of steps. timestep: fs.
+        steps: number of steps.
+        timestep: fs.
         friction: 1/fs, of the langevin bath.
-        tdamp: fs, how quickly the other baths answer; of npt too. pdamp: fs, how quickly the cell answers in npt.
+        tdamp: fs, how quickly the other baths answer; of npt too.
+        pdamp: fs, how quickly the cell answers in npt.
         interval: steps between recorded frames.
         seed: of velocities and baths.
         record_stress: compute the stress of recorded frames, and from it the pressure; in npt it is known anyway.

@@ -42,7 +42,8 @@ class PropertyPredictions:
     unknown: list[tuple[str, ...]]
 
     def columns(self) -> dict[str, np.ndarray]:
-        """Numbers by name, (n,) each: targets, their uncertainties as NAME_uncertainty, n_atoms, n_elements."""
+        """Numbers by name, (n,) each: targets in units of the data, their uncertainties as NAME_uncertainty, n_atoms,
+        n_elements."""
         found = {target.name: self.values[:, place] for place, target in enumerate(self.targets)}
         if self.uncertainty is not None:
             found |= {f"{t.name}_uncertainty": self.uncertainty[:, place] for place, t in enumerate(self.targets)}
@@ -51,7 +52,7 @@ class PropertyPredictions:
         return found
 
     def chosen(self, places: Sequence[int] | np.ndarray) -> PropertyPredictions:
-        """Some of them, in this order."""
+        """Those at some places, (m,) indices, in this order."""
         rows = [self.rows[n] for n in places]
         uncertainty = None if self.uncertainty is None else self.uncertainty[places]
         unknown = [self.unknown[n] for n in places]

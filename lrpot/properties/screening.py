@@ -57,7 +57,8 @@ def select(
         table: columns (n,) by name.
         conditions: see above; all of them must hold.
         elements: of each row, symbols; needed by the next three.
-        contains: elements that must all be there. only: elements besides which none may be there.
+        contains: elements that must all be there.
+        only: elements besides which none may be there.
         without: elements that must not be there.
         top: how many rows at most.
         sort: a column, ascending, or with a minus sign before it descending.

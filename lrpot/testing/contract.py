@@ -117,6 +117,8 @@ CHECKS: tuple[Check, ...] = (
     ("state_dict", modules.state_dict, 0.0, _COPY),
     ("pickle", modules.pickling, 0.0, _COPY),
 )
+"""Name, check, limit and cure of what is checked everywhere."""
+
 GPU_CHECKS: tuple[Check, ...] = (
     (
         "GPU = CPU",
@@ -125,6 +127,7 @@ GPU_CHECKS: tuple[Check, ...] = (
         "make new tensors on the device of the vectors, and constants with register_buffer",
     ),
 )
+"""The same, of what needs a GPU."""
 
 
 @dataclass(frozen=True)

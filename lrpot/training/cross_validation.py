@@ -41,7 +41,9 @@ class CrossValidation:
         targets: what is predicted.
         folds: errors of each fold, as of `PropertyEvaluation.errors`.
         whole: the predictions of all folds, in the order of `rows`.
-        rows, names, fold: (n,) row, id ("" for none), and fold, counted from 1.
+        rows: (n,) indices, from 0 and through all files.
+        names: (n,) ids; "" for none.
+        fold: (n,) in which each was tested, counted from 1.
     """
 
     targets: tuple[Target, ...]
@@ -76,13 +78,16 @@ def cross_validate(
     split (`data.split`) stay together in the folds.
 
     Args:
-        data, config, settings: as of `lrpot.fit`; the task is property.
+        data: as of `lrpot.fit`, of crystals with properties.
+        config: as of `lrpot.fit`; the task is property.
+        settings: as of `lrpot.fit`.
         out: directory; gets a run in fold-1, fold-2, ..., predictions.csv and results.json.
         folds: how many, drawn with `training.seed`.
         fold_file: JSON with the rows that each fold tests, [[0, 5, ...], [1, ...], ...], in place of drawn folds; rows
             count from 0 and through all files. An object that holds such a list under one of its names will do.
         suite: a task of a suite of benchmarks, whose official folds are taken.
-        resume: go on with what is in `out`. overwrite: remove it first.
+        resume: go on with what is in `out`.
+        overwrite: remove it first.
         verbose: print what happens.
     Raises:
         ConfigError, DataError, OutputError: before any work starts. TrainingError, Interrupted: as of `lrpot.fit`.

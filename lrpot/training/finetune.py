@@ -30,12 +30,19 @@ def read_start(
     """The model that a fit starts from, and the configuration with its settings.
 
     Args:
-        config, settings: as of `fit`. path: of the model file.
+        config: as of `fit`.
+        settings: as of `fit`.
+        path: of the model file.
     Raises:
         ModelFileError: see `lrpot.model_file.load`.
-        ConfigError: a setting `model.*` that is not that of the model.
+        ConfigError: an ensemble, or a setting `model.*` that is not that of the model.
     """
     start = load(path)
+    if len(start.members) > 1:
+        raise ConfigError(
+            f"{path}: is an ensemble of {len(start.members)} models, and a fit starts from one; give the model.pt of a "
+            "member, such as RUN/member-1/model.pt"
+        )
     own = _settings(start)
     resolved = make_config(config, settings, model=own)
     theirs = {name: value for name, value, _ in settings_of(own, "model.")}

@@ -31,8 +31,10 @@ class Averages:
     """Moduli of a polycrystal.
 
     Attributes:
-        bulk, shear: GPa, by Voigt (equal strain), Reuss (equal stress) and Hill (their mean).
-        young: GPa, and poisson: dimensionless; by Hill's.
+        bulk: GPa, by Voigt (equal strain), Reuss (equal stress) and Hill (their mean).
+        shear: GPa, by the same three.
+        young: GPa, of Hill's moduli.
+        poisson: dimensionless, of Hill's moduli.
         anisotropy: universal, 5 G_V/G_R + B_V/B_R - 6; zero for an isotropic solid.
     """
 
@@ -66,6 +68,7 @@ class ElasticConstants:
 
     @property
     def stable(self) -> bool:
+        """Whether every strain costs energy (Born)."""
         return bool(self.eigenvalues[0] > 0)
 
     @property

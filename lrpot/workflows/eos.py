@@ -28,7 +28,10 @@ class BirchMurnaghan:
     """The curve.
 
     Attributes:
-        v0: A^3, volume at rest. e0: eV, energy there. b0: GPa, bulk modulus. b0_prime: its derivative by pressure.
+        v0: A^3, volume at rest.
+        e0: eV, energy there.
+        b0: GPa, bulk modulus.
+        b0_prime: its derivative by pressure.
     """
 
     v0: float
@@ -53,8 +56,12 @@ class EquationOfState:
     """What was computed, and the curve through it.
 
     Attributes:
-        n_atoms: of the cell. volume: A^3. energy: eV. pressure: GPa, by the stress.
-        curve: fitted to the energies. rms: eV/atom, how far they are from it.
+        n_atoms: of the cell.
+        volume: A^3.
+        energy: eV.
+        pressure: GPa, by the stress.
+        curve: fitted to the energies.
+        rms: eV/atom, how far they are from it.
     """
 
     n_atoms: int

@@ -92,7 +92,7 @@ class Phonons:
         return 0.5 * PLANCK * float(mesh.weights @ positive) / float(mesh.weights.sum())
 
     def splittings(self) -> dict[tuple[int, int, int], np.ndarray]:
-        """Frequencies towards Gamma by direction, each direction that differs from those before; empty without."""
+        """Frequencies (3 n,) towards Gamma, THz, by direction, each that differs from those before; empty without."""
         found: dict[tuple[int, int, int], np.ndarray] = {}
         for direction in DIRECTIONS if self.long_waves is not None else ():
             frequencies = self.toward_gamma(direction)

@@ -35,7 +35,8 @@ class Relaxation:
     Attributes:
         atoms: the last state, with its calculator.
         converged: whether forces and stress are below their limits.
-        energy: eV. force: eV/A, of the atom with the largest.
+        energy: eV.
+        force: eV/A, of the atom with the largest.
         stress: GPa, the largest component that the cell could still yield to; zeros for a fixed cell.
         space_groups: before and after; None if not periodic in three directions.
     """
@@ -49,6 +50,7 @@ class Relaxation:
 
     @property
     def steps(self) -> int:
+        """How many were taken."""
         return len(self.energy) - 1
 
     def record(self) -> dict[str, Any]:
@@ -76,8 +78,9 @@ def relax(
         atoms: with a calculator; not changed.
         cell: one of `CELLS`.
         pressure: GPa, for a cell that changes its volume.
-        fmax: eV/A, the largest force left. smax: GPa, the largest component of stress + pressure left in a cell that
-            changes, of the part that it can yield to.
+        fmax: eV/A, the largest force left.
+        smax: GPa, the largest component of stress + pressure left in a cell that changes, of the part that it can
+            yield to.
         steps: at most so many.
         symmetry: keep the space group that the atoms start with (needs a crystal).
         optimiser: one of `OPTIMISERS`.

@@ -5,18 +5,24 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
+import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 import yaml
 
 import lrpot
+from lrpot.cli.main import app
+from lrpot.config import field_names
 from lrpot.errors import LrpotError
 from tests.unit.test_imports import ORDER
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "lrpot"
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+SETTINGS = field_names()
 SKIPPED = {".venv", "build", "runs", "node_modules"}  # made by people and tools, not by us
 PAGES = sorted(
     path
@@ -98,3 +104,49 @@ def test_the_citation_has_the_version_of_the_package() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == lrpot.__version__
     assert any("2211.16684" in str(reference) for reference in citation["references"])
+
+
+# --- commands
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of every `lrpot ...` in the code blocks of a page; a line may go on after a backslash."""
+    blocks = re.findall(r"^```.*?\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("lrpot ")]
+
+
+def mistakes(words: list[str]) -> list[str]:
+    """Commands, options and settings that do not exist."""
+    command: Any = typer.main.get_command(app)
+    while hasattr(command, "commands") and words and not words[0].startswith("-"):
+        if words[0] not in command.commands:
+            return [f"no command {words[0]}"]
+        command, words = command.commands[words[0]], words[1:]
+    options = {name for parameter in command.params for name in parameter.opts} | {"--help", "--debug"}
+    found = [f"no option {word}" for word in words if word.startswith("--") and word not in options]
+    settings = [
+        word.partition("=")[0] for word in words if re.match(r"(model|data|training|properties)\.[\w.]+=", word)
+    ]
+    return found + [f"no setting {name}" for name in settings if name not in SETTINGS]
+
+
+def test_commands_in_the_pages_exist() -> None:
+    pages = {page.relative_to(ROOT).as_posix(): commands(page) for page in PAGES}
+    assert len(pages["README.md"]) > 10
+    wrong = [(page, words, found) for page, lines in pages.items() for words in lines if (found := mistakes(words))]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("fit a.xyz --set training.max_epochs=3 --out b", []),
+        ("data cache --clean", []),
+        ("fitt a.xyz", ["no command fitt"]),
+        ("data cache --sweep", ["no option --sweep"]),
+        ("fit a.xyz --set training.maxepochs=3", ["no setting training.maxepochs"]),
+    ],
+)
+def test_commands_that_do_not_exist_are_found(line: str, found: list[str]) -> None:
+    assert mistakes(line.split()) == found

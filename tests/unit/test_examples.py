@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import ase.io
 import numpy as np
@@ -19,9 +21,11 @@ from lrpot.build import build_potential
 from lrpot.config import make_config
 from lrpot.model_file import ModelInfo, save
 from lrpot.shipped import shipped_models
+from lrpot.units import COULOMB_CONSTANT
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "datasets" / "nacl" / "sample.extxyz"  # what the example takes where no file is named
+MADELUNG = 1.7475645946  # of rock salt, by the nearest distance
 NEIGHBOURS = 2.82  # A, Na to Cl in the crystal that the MD scripts start from
 PEAK_TOLERANCE = 0.3  # A, of a peak that heat and 16 atoms make broad
 NO_MODEL = f"no such file; check the path, or give one that comes with lrpot: {', '.join(shipped_models())}"
@@ -209,6 +213,42 @@ def test_your_own_backbone(tmp_path: Path) -> None:
     assert number("first crystal: # eV", text) == pytest.approx(number("label # eV", text), abs=1e-3)
     assert number("largest error of a force: #", text) < 1e-3
     assert (tmp_path / "own" / "model.pt").exists()
+
+
+@slow
+def test_crystal_properties(tmp_path: Path) -> None:
+    text = output("examples/04_crystal_properties.py", "--crystals", 30, "--epochs", 2, cwd=tmp_path)
+    rows = (tmp_path / "runs/salts/crystals/id_prop.csv").read_text().splitlines()[1:]
+    assert number("# candidates", text) == 10
+    found = [float(energy) for energy in re.findall(r"-\d+: ([-.\d]+) eV/atom, computed", text)]
+    assert found == sorted(found)
+    name, energy = rows[0].split(",")
+    crystal = ase.io.read(tmp_path / "runs/salts/crystals" / f"{name}.cif")
+    # Madelung's constants of the three structures are near each other
+    ions = 4 if set(crystal.symbols) & {"Mg", "Ca", "Sr"} else 1
+    nearest = np.sort(crystal.get_all_distances(mic=True)[0])[1]
+    assert float(energy) == pytest.approx(-1.7 * ions * COULOMB_CONSTANT / nearest / 2, rel=0.05)
+
+
+@pytest.fixture(scope="module")
+def tour() -> list[dict[str, Any]]:
+    return json.loads((ROOT / "examples" / "tour.ipynb").read_text(encoding="utf-8"))["cells"]
+
+
+@slow
+def test_the_notebook_runs(tour: list[dict[str, Any]], tmp_path: Path) -> None:
+    code = ["".join(cell["source"]) for cell in tour if cell["cell_type"] == "code"]
+    (tmp_path / "tour.py").write_text("\n".join(code), encoding="utf-8")
+    text = output(str(tmp_path / "tour.py"), cwd=tmp_path)
+    assert number("Madelung's constant: #", text) == pytest.approx(MADELUNG, abs=1e-6)
+    assert number("charge of Na: #", text) == pytest.approx(1.0, abs=0.01)
+    assert number("forces are off by #", text) < 0.01
+    assert number("first peak at #", text) == pytest.approx(NEIGHBOURS, abs=PEAK_TOLERANCE)
+    assert number("a = #", text) == pytest.approx(2 * NEIGHBOURS, abs=0.05)
+
+
+def test_the_notebook_is_kept_without_results(tour: list[dict[str, Any]]) -> None:
+    assert [cell for cell in tour if cell.get("outputs") or cell.get("execution_count")] == []
 
 
 @pytest.mark.parametrize(

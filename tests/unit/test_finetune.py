@@ -21,6 +21,7 @@ from lrpot.backbones import DimeNetPlusPlus, Equivariant, PaiNN
 from lrpot.build import build_potential
 from lrpot.config import FitConfig, make_config
 from lrpot.data.readers import to_structure
+from lrpot.ensemble import Ensemble
 from lrpot.errors import ConfigError, ModelFileError, UnknownElementError
 from lrpot.evaluation import evaluate_structures
 from lrpot.model_file import ModelInfo, save, symbols
@@ -30,6 +31,7 @@ from lrpot.training.baseline import refit_offsets, store_known
 from lrpot.training.finetune import read_start, relatives, with_elements
 from lrpot.training.layers import freeze_deepest, parameter_depths, parameter_groups
 from lrpot.training.stages import plan
+from tests.helpers_cli import small_model
 from tests.unit.training_data import ionic_rows, no_pictures
 
 pictures = pytest.fixture(no_pictures, scope="module", autouse=True)
@@ -242,6 +244,12 @@ def test_no_model_no_run(other_data: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="no such file"):
         fit(other_data, from_model=tmp_path / "m.pt", out=tmp_path / "run", verbose=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_an_ensemble_is_no_start(tmp_path: Path) -> None:
+    path = save(Ensemble(small_model(seed=seed) for seed in range(2)), tmp_path / "model.pt")
+    with pytest.raises(ConfigError, match=r"model\.pt: is an ensemble of 2 models, .*/member-1/model\.pt"):
+        read_start(None, {}, path)
 
 
 # --- levels of energies

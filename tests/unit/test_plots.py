@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -85,3 +88,13 @@ def test_energy_drift_is_the_slope_per_atom_and_ps() -> None:
 def is_picture(path: Path) -> bool:
     """A PNG that is not blank."""
     return path.is_file() and imread(path)[..., :3].std() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("backend", "kept"), [("module://matplotlib.backends.backend_svg", True), ("pdf", False), ("", False)]
+)
+def test_a_notebook_keeps_its_way_to_show_pictures(backend: str, kept: bool) -> None:
+    code = "import lrpot.plot_style, matplotlib; print(matplotlib.get_backend())"
+    environment = os.environ | {"MPLBACKEND": backend}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, text=True, capture_output=True, check=True)
+    assert run.stdout.strip().lower() == (backend if kept else "agg")
