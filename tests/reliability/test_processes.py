@@ -40,7 +40,7 @@ SETTINGS = SMALL | {
     "training.lr_schedule": "plateau",
     "training.lr_patience": 1,
     "training.patience": 3,
-    "training.min_improvement": 0.9,
+    "training.min_improvement": 0.99,
     "training.gradient_clip": 1.0,
     "data.jobs": 1,
 }
