@@ -87,7 +87,7 @@ def measure(name: str, settings: dict[str, Any], arguments: argparse.Namespace, 
         )
     first = 0 if settings["ensemble"] == "nve" else round(EQUILIBRATION * len(run.time_fs))
     temperature, error = mean_and_error(run.temperature[first:])
-    results = {"T (K)": temperature, "error of T (K)": error, "ms/step": 1e3 * run.seconds_per_step}
+    results = {"T (K)": temperature, "error of T (K)": error}
     if run.conserved:
         results["drift (eV/atom/ps)"] = run.drift
         results["fluctuation of the conserved energy (eV/atom)"] = float(np.std(run.conserved)) / len(atoms)
