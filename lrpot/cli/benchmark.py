@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -65,19 +65,14 @@ def benchmark(
     Leaves what lrpot cv leaves, and the file of the suite; lrpot export makes a submission of it. After Ctrl-C the same
     command with --resume goes on in the fold where it was.
     """
-    from lrpot.cli.cv import report
-    from lrpot.config import parse_settings
+    from lrpot.cli.cv import fold_settings, report
     from lrpot.console import Console
     from lrpot.properties.leaderboards.suites import suite_task
     from lrpot.training.cross_validation import cross_validate
 
     own = suite_task(suite.value, task, data, dataset)
-    settings: dict[str, Any] = {
-        **property_settings(encoder, target, classification, head, diffraction),
-        "training.ensemble": ensemble,
-        "training.seed": seed,
-    }
-    settings = {name: value for name, value in settings.items() if value is not None} | parse_settings(set_ or [])
+    chosen = property_settings(encoder, target, classification, head, diffraction)
+    settings = fold_settings(chosen, ensemble, seed, set_)
     if target is None:
         settings = own.settings() | settings
     console = Console()

@@ -61,16 +61,11 @@ def cv(
 
     Leaves a run of each fold, predictions.csv, results.json and pictures.
     """
-    from lrpot.config import parse_settings
     from lrpot.console import Console
     from lrpot.training.cross_validation import cross_validate
 
-    settings: dict[str, Any] = {
-        **property_settings(encoder, target, classification, head, diffraction),
-        "training.ensemble": ensemble,
-        "training.seed": seed,
-    }
-    settings = {name: value for name, value in settings.items() if value is not None} | parse_settings(set_ or [])
+    chosen = property_settings(encoder, target, classification, head, diffraction)
+    settings = fold_settings(chosen, ensemble, seed, set_)
     found = cross_validate(
         data,
         out=out,
@@ -82,6 +77,16 @@ def cv(
         overwrite=overwrite,
     )
     report(Console(), found, out)
+
+
+def fold_settings(
+    chosen: dict[str, Any], ensemble: int | None, seed: int | None, words: list[str] | None
+) -> dict[str, Any]:
+    """What a fit of a fold is told: `property_settings` and these, where they are given; `words` of --set go first."""
+    from lrpot.config import parse_settings
+
+    settings = {**chosen, "training.ensemble": ensemble, "training.seed": seed}
+    return {name: value for name, value in settings.items() if value is not None} | parse_settings(words or [])
 
 
 def report(console: Console, found: CrossValidation, out: Path) -> None:

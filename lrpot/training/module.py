@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -169,14 +168,18 @@ class StageModule(EpochModule):
         if n == 1:
             return energies
         places = batch.places if "places" in batch else torch.arange(n, device=own.device)
-        # of the whole step, in the order of one process: equal strengths are told apart by it
+        # of the whole step, whoever evaluates it
         fractions = self.processes.add(own.new_zeros(n, own.shape[1]).index_copy(0, places, own))
-        left, singular, _ = torch.linalg.svd(fractions - fractions.mean(dim=0), full_matrices=False)
-        fitted = torch.cat([torch.full_like(left[:, :1], n**-0.5), left], dim=1)
-        share = torch.cat([singular.new_ones(1), singular**2 / (singular**2 + BELIEVED)])
-        common = self.processes.add_differentiably(fitted[places].T @ energies)
-        kept = n - float((share * (2.0 - share)).sum())
-        return (energies - fitted[places] @ (share * common)) * math.sqrt(n / kept)
+        fitted = torch.cat([torch.ones_like(fractions[:, :1]), fractions - fractions.mean(dim=0)], dim=1)
+        ridge = torch.full_like(fitted[0], BELIEVED)
+        ridge[0] = 0.0
+        gram = fitted.T @ fitted
+        penalised = gram + ridge.diag()
+        offsets = torch.linalg.solve(penalised, self.processes.add_differentiably(fitted[places].T @ energies))
+        # tr (1 - H)^2 of the fit H
+        taken = torch.linalg.solve(penalised, gram)
+        kept = n - 2.0 * taken.trace() + (taken * taken.T).sum()
+        return (energies - fitted[places] @ offsets) * (n / kept).sqrt()
 
 
 def _excess_charge(charges: Tensor, batch: Batch) -> Tensor:

@@ -10,6 +10,8 @@ import pytest
 import torch
 import torch.utils.data.dataloader
 
+MISSING = "SchNetPack is not installed, or not whole: pip install -e '.[peers]'"
+
 
 @pytest.fixture(scope="module")
 def schnetpack() -> Iterator[typing.Any]:
@@ -19,7 +21,7 @@ def schnetpack() -> Iterator[typing.Any]:
         patch.setattr(torch.utils.data.dataloader, "T_co", typing.TypeVar("T_co", covariant=True), raising=False)
         # torchmetrics, which SchNetPack imports
         warnings.filterwarnings("ignore", "distutils Version classes are deprecated", DeprecationWarning)
-        package = pytest.importorskip("schnetpack", reason="SchNetPack is not installed: pip install -e '.[peers]'")
-        pytest.importorskip("schnetpack.representation")
-        pytest.importorskip("schnetpack.transform")
+        package = pytest.importorskip("schnetpack", reason=MISSING)
+        pytest.importorskip("schnetpack.representation", reason=MISSING)
+        pytest.importorskip("schnetpack.transform", reason=MISSING)
         yield package
