@@ -59,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("set", choices=SETS)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--only", default="", help="rows whose name holds this word")
+    parser.add_argument("--only", default="", help="the row of this name, or all whose name holds this word")
     parser.add_argument("--without", default="", help="leave out this class of defects instead of a random part")
     parser.add_argument("--train", type=int, help="rows to train on, of those that the split leaves (default: all)")
     parser.add_argument("--out", type=Path, default=Path("runs/defects"), help="where runs lie, for another time")
@@ -74,14 +74,15 @@ def main() -> None:
         parts["train"] = parts["train"][: arguments.train]
         folder = folder / str(arguments.train)
     records = []
-    for name, settings in MODELS.items():
-        if arguments.only in name:
-            run = folder / f"{name.replace(', ', '-').replace(' ', '-')}-{epochs}"
-            found = _fitted(arguments.data, run, {**settings, **TRAINING}, epochs, parts)
-            if any(kinds):
-                found["rows"] = _by_row(run / "model.pt", arguments.data, kinds, parts["test"])
-            trained = {"split": split, "training rows": len(parts["train"]), "epochs": epochs}
-            records.append({"model": name, **trained, "settings": settings, **found})
+    chosen = [arguments.only] if arguments.only in MODELS else [name for name in MODELS if arguments.only in name]
+    for name in chosen:
+        settings = MODELS[name]
+        run = folder / f"{name.replace(', ', '-').replace(' ', '-')}-{epochs}"
+        found = _fitted(arguments.data, run, {**settings, **TRAINING}, epochs, parts)
+        if any(kinds):
+            found["rows"] = _by_row(run / "model.pt", arguments.data, kinds, parts["test"])
+        trained = {"split": split, "training rows": len(parts["train"]), "epochs": epochs}
+        records.append({"model": name, **trained, "settings": settings, **found})
     _show(f"{arguments.set}, {split}", records)
     # rows that were fitted another time stay
     stored = RESULTS / f"defects-{arguments.set}.json"
