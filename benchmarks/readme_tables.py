@@ -65,6 +65,9 @@ def tables() -> list[str]:
         sheets(read("properties-jdft2d")),
         several(read("properties-multitask")),
         filters(read("regnet")),
+        vacancies(read("properties-defected")),
+        encoders(read("property_speed")),
+        plain_attention(read("property_speed")),
     ]
 
 
@@ -122,9 +125,10 @@ def truth(result: dict[str, Any]) -> str:
         variance = with_error(part, "variance of E_kin / canonical", "error of that", 2)
         temperature = "-" if variance == "-" else with_error(part, "T (K)", "error of T (K)", 1)
         drift = f"{part['drift (eV/atom/ps)']:.1e}" if "drift (eV/atom/ps)" in part else "-"
-        rows.append((name, drift, temperature, variance, with_error(part, "p (GPa)", "error of p (GPa)", 3)))
-    columns = ("drift (eV/atom/ps)", "T (K), bath 300", "variance of E_kin / canonical", "p (GPa), bath 0")
-    return table((f"{result['ps']:g} ps", *columns), rows)
+        pressure = with_error(part, "p (GPa)", "error of p (GPa)", 3)
+        rows.append((name, f"{part['ps']:g}", drift, temperature, variance, pressure))
+    columns = ("ps", "drift (eV/atom/ps)", "T (K), bath 300", "variance of E_kin / canonical", "p (GPa), bath 0")
+    return table(("ensemble", *columns), rows)
 
 
 def painn(result: dict[str, Any]) -> str:
@@ -382,6 +386,11 @@ def sheets(result: dict[str, Any]) -> str:
     return table(("matbench_jdft2d, exfoliation energy", "MAE (meV/atom)", "RMSE (meV/atom)"), rows)
 
 
+def vacancies(result: dict[str, Any]) -> str:
+    rows = [(r["model"], _with_spread(r), f"{r['rmse']:.2f}") for r in result["records"]]
+    return table(("510 cells with a vacancy, formation energy", "MAE (eV)", "RMSE (eV)"), rows)
+
+
 def several(result: dict[str, Any]) -> str:
     found: dict[str, dict[str, str]] = {}
     for record in result["records"]:
@@ -407,6 +416,37 @@ def filters(result: dict[str, Any]) -> str:
     ]
     columns = ("training step", "messages over plain scatter code", "with filters", "filters add")
     return table(columns, rows)
+
+
+def encoders(result: dict[str, Any]) -> str:
+    alone, trained = result["prediction"], result["memory"]
+    steps = {record["model"]: record for record in trained["records"]}
+    rows = [
+        (
+            record["model"],
+            f"{record['parameters']:,}",
+            f"{record['milliseconds']:.1f}",
+            f"{record['over ReGNet']:.2f}x",
+            f"{steps[record['model']]['s']:.1f}",
+            f"{steps[record['model']]['peak (GB)']:.1f}",
+        )
+        for record in alone["records"]
+    ]
+    step = f"step, {trained['cells']} cells of {trained['atoms']} atoms (s)"
+    columns = ("encoder", "weights", f"crystal of {alone['atoms']} atoms (ms)", "over ReGNet", step, "memory (GB)")
+    return table(columns, rows)
+
+
+def plain_attention(result: dict[str, Any]) -> str:
+    rows = [
+        (
+            record["case"],
+            *(f"{rate:.1f}" for rate in record["crystals/s"].values()),
+            f"{record['lrpot / torch_geometric']:.1f}x",
+        )
+        for record in result["crystograph"]["records"]
+    ]
+    return table(("training of CrysToGraph", "lrpot (crystals/s)", "torch_geometric", "ratio"), rows)
 
 
 def shared_steps(result: dict[str, Any]) -> str:

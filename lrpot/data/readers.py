@@ -255,7 +255,9 @@ def check_elements(numbers: np.ndarray, elements: Iterable[int] | None) -> None:
     if elements is None:
         return
     known = sorted(elements)
-    unknown = np.flatnonzero(~np.isin(numbers, known))
+    allowed = np.zeros(MAX_ATOMIC_NUMBER + 1, dtype=bool)
+    allowed[known] = True
+    unknown = np.flatnonzero(~allowed[numbers])
     if unknown.size:
         symbol = chemical_symbols[numbers[unknown[0]]]
         raise UnknownElementError(
