@@ -11,7 +11,7 @@ from torch_geometric.data import Data
 
 from lrpot.backbones.messages import positions_only
 from lrpot.charges import ChargeModel, polarisation
-from lrpot.errors import StructureError
+from lrpot.errors import ConfigError, StructureError
 from lrpot.kspace import Electrostatics, Geometry, ReciprocalSum
 from lrpot.kspace.derivatives import deformation
 from lrpot.structure import batch_index, edge_vectors
@@ -189,9 +189,13 @@ class Potential(nn.Module):
             for, if the model has charges. All float64 (charges: see `set_precision`).
         Raises:
             StructureError: periodicity that the long-range part cannot treat, or whose Born charges have no meaning.
-            ConvergenceError: charges without an equilibrium.
+            ConvergenceError: charges without an equilibrium. ConfigError: a part that there is not.
         """
         parts = frozenset(parts)
+        if unknown := parts - PARTS:
+            raise ConfigError(
+                f"parts {', '.join(sorted(unknown))}: no part of a model; there are {', '.join(sorted(PARTS))}"
+            )
         born = born_charges is not False and self.long is not None and "long" in parts
         with torch.set_grad_enabled(forces or stress or born or torch.is_grad_enabled()):
             batch = copy.copy(batch)  # shallow: the caller's tensors are left as they are

@@ -232,6 +232,8 @@ def _forces(cell: PhonopyAtoms, like: Atoms) -> np.ndarray:
     """(N, 3), eV/A, by the calculator of other atoms."""
     atoms = _atoms(cell)
     atoms.calc = like.calc
+    if "charge" in like.info:  # of the cell that is repeated
+        atoms.info["charge"] = like.info["charge"] * len(atoms) / len(like)
     return atoms.get_forces()
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lrpot.data.neighbours import add_edges
-from lrpot.errors import StructureError
+from lrpot.errors import ConfigError, StructureError
 from lrpot.potential import Potential
 from lrpot.structure import Structure, collate, make_structure
 from lrpot.units import COULOMB_CONSTANT
@@ -170,6 +170,11 @@ def test_energy_is_short_plus_long(kind: str, random_crystal, make_potential) ->
     else:
         assert whole["energy_long"].abs().item() > 1.0
         assert whole["charges"].shape == (7, 1)
+
+
+def test_a_part_that_there_is_not(random_crystal, make_potential) -> None:
+    with pytest.raises(ConfigError, match="parts lnog: no part of a model; there are long, offset, short"):
+        make_potential("none")(charged(random_crystal), parts=["short", "lnog"])
 
 
 def test_short_range_is_offset_plus_scaled_readout(random_crystal, make_potential) -> None:

@@ -147,6 +147,23 @@ def test_elements_and_masses_of_the_atoms_count(relaxed_salt: Atoms) -> None:
     assert found == pytest.approx(usual / 2, rel=1e-6)
 
 
+def test_a_supercell_has_the_charge_of_all_its_cells() -> None:
+    seen = []
+
+    class Recorder(EMT):
+        def calculate(self, atoms: Atoms | None = None, *args: object) -> None:
+            seen.append(atoms.info.get("charge"))
+            super().calculate(atoms, *args)
+
+    for charge in (0.5, None):
+        atoms = bulk("Cu", "fcc", a=3.6)
+        atoms.calc = Recorder()
+        if charge is not None:
+            atoms.info["charge"] = charge
+        phonons(atoms, supercell=(2, 2, 2))
+    assert seen == [4.0, 4.0, None, None]
+
+
 def test_an_unstable_crystal_has_imaginary_modes() -> None:
     atoms = bulk("Cu", "sc", a=2.4)
     atoms.calc = EMT()
