@@ -1,6 +1,6 @@
 """Is MD with `nacl.pt` and `gan.pt` true? Drift (NVE), temperature and its fluctuation (NVT), conserved energy (NPT).
 
-    python benchmarks/md_truth.py FOLDER [--ps 20] [--only nve npt-full]    then: python benchmarks/readme_tables.py --write
+    python benchmarks/md_truth.py FOLDER [--ps 20] [--only nve npt-full]
 
 Each part is a run of its own in FOLDER, which goes on where it was when it is interrupted and the same command is given
 again. float64, 1 fs, 64 atoms of NaCl or 72 of GaN. Also measured: what a step costs beside the model, in the same
