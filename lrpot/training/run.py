@@ -205,7 +205,7 @@ class Run(Generic[AnyModel]):
     def _stage(self, model: AnyModel, number: int, name: str) -> None:
         training, console = self.stage_training(number), self.console
         started = time.monotonic()
-        module = self.module(model, number)
+        module = self.module(model, number).to(self.device)  # which it does not know otherwise, wherever its model is
         valid = valid_loader(self.data.valid, training, self.processes)
         train = train_loader(self.data.train, training, training.seed * 10 + number, self.processes)
         folder = self.out / CHECKPOINTS / str(number)

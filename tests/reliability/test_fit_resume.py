@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from torch_geometric.data import Batch
 
 from lrpot import fit, load
 from lrpot.errors import ConfigError, OutputError, TrainingError
+from lrpot.potential import Potential
 from lrpot.training import checkpoint, module, potential_run
 from tests.reliability.interruption import assert_same, fit_until, kill_when
 from tests.unit.training_data import SMALL, metrics, write_ionic_rows
@@ -82,6 +84,34 @@ def test_resume_with_every_setting_that_has_a_state(
     fit_until(monkeypatch, 1, data, out=out, settings=settings)
     folders = fit_until(monkeypatch, 3, out=out, resume=True)
     assert [folder.name for folder in folders] == ["1", "1", "2"]  # the first epoch was not done again
+    fit(out=out, resume=True, verbose=False)
+    assert_same(tmp_path / "whole", out)
+
+
+def test_a_stage_that_patience_has_ended_is_not_trained_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stop between its last checkpoint and the file of what it has found."""
+    settings = SETTINGS | {
+        "training.stages": 1,
+        "training.max_epochs": 6,
+        "training.patience": 1,
+        "training.min_improvement": 0.99,
+    }
+    whole = fit(data, out=tmp_path / "whole", settings=settings, verbose=False)
+    assert whole.stages[1]["epochs"] < 6
+    keep = potential_run.PotentialRun.keep
+
+    def stop_after_the_stage(self: potential_run.PotentialRun, model: Potential, entry: dict[str, Any]) -> None:
+        if entry["stage"] == 1:
+            raise TrainingError("stopped by the test")
+        keep(self, model, entry)
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(potential_run.PotentialRun, "keep", stop_after_the_stage)
+        with pytest.raises(TrainingError, match="stopped by the test"):
+            fit(data, out=out, settings=settings, verbose=False)
     fit(out=out, resume=True, verbose=False)
     assert_same(tmp_path / "whole", out)
 
