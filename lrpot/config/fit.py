@@ -88,6 +88,8 @@ class FitConfig(Section):
     @model_validator(mode="after")
     def _stages_exist(self) -> FitConfig:
         absent = max(self.training.per_stage, default=1)
+        if absent > 1 and self.task == "property":
+            raise ValueError(f"training.per_stage names stage {absent}, but a fit of properties has one; name stage 1")
         if absent > 1 and self.training.stages == 1:
             raise ValueError(f"training.per_stage names stage {absent}, but training.stages is 1; name stage 1")
         alone = "kernel.form none" if self.model.kernel.form == "none" else "schedule long-range-only"

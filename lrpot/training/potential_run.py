@@ -149,13 +149,14 @@ class PotentialRun(Run[Potential]):
         if self.data.test:
             self.test = shown.errors()
             self.console.line("test " + errors_text(self.test))
-        write_text(self.out / "results.json", json.dumps({"stages": self.summary, "test": self.test}, indent=1))
         pictures = [
             plots.parity(shown, self.out / "parity.png"),
             plots.learning_curves(self.done[1:], self.out / "learning_curves.png"),
         ]
         if model.long is not None:
             pictures.append(plots.kernel(model, self.out / "kernel.png"))
+        # last: who finds it finds all the rest
+        write_text(self.out / "results.json", json.dumps({"stages": self.summary, "test": self.test}, indent=1))
         for file in (path, *pictures):
             self.console.line(f"wrote {file}")
         self.console.line(f"a page with all of it, and the worst structures: lrpot report {self.out}")

@@ -121,11 +121,12 @@ class PropertyRun(Run[PropertyModel]):
         if found.experts:
             self.console.line(gates_text(found))
         results = {"stages": self.summary, "test": self.test, "gates": found.gate_usage()}
-        write_text(self.out / "results.json", json.dumps(results, indent=1))
         table = save_predictions(found, shown.rows.tolist(), shown.names.tolist(), self.out / f"{where}.csv")
         from lrpot.properties.pictures import draw  # matplotlib takes a second
 
         pictures = draw(found, self.out, history=self.done[-1]["history"])
+        # last: who finds it finds all the rest
+        write_text(self.out / "results.json", json.dumps(results, indent=1))
         for file in (path, table, *pictures):
             self.console.line(f"wrote {file}")
 

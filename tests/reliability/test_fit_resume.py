@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch_geometric.data import Batch
 
 from lrpot import fit, load
@@ -299,6 +300,20 @@ def test_second_run_into_one_directory_is_refused(data: Path, uninterrupted: Pat
 def test_resume_with_other_settings_is_refused(uninterrupted: Path) -> None:
     with pytest.raises(ConfigError, match="started with other settings"):
         fit(out=uninterrupted, resume=True, settings={"training.lr": 1.0}, verbose=False)
+
+
+def test_resume_with_smaller_steps_where_memory_ran_out(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And with other ways to read and to log."""
+    out = tmp_path / "run"
+    fit_until(monkeypatch, 1, data, out=out, settings=SETTINGS)
+    changed = {"training.batch_size": 2, "data.jobs": 1, "training.logger": []}
+    result = fit(out=out, resume=True, settings=changed)
+    assert [stage["epochs"] for stage in result.stages[1:]] == [3, 3, 3]
+    told = " ".join(capsys.readouterr().err.split())
+    assert "goes on with other steps (batch_size 2, before 4); the result is that of neither alone" in told
+    assert yaml.safe_load((out / "config.yaml").read_text())["training"]["batch_size"] == 2
 
 
 def test_resume_without_a_run_is_refused(tmp_path: Path) -> None:

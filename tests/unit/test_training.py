@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -230,6 +231,17 @@ def test_rows_without_a_label_leave_the_others_in_the_loss(structures: list[Stru
     assert errors["forces"] == pytest.approx(whole["forces"], rel=1e-12)
     assert torch.isfinite(loss)
     assert "forces" not in batch[0]
+
+
+@pytest.mark.parametrize("same_file", [True, False])
+def test_rows_of_one_part_are_of_no_other(data: Path, tmp_path: Path, same_file: bool) -> None:
+    other = data if same_file else tmp_path / "copy.extxyz"
+    if not same_file:
+        other.write_bytes(data.read_bytes())
+    message = "also data.train" if same_file else f"the same as {data} in data.train"
+    with pytest.raises(DataError, match=re.escape(f"{other}: is of data.test, and {message}; errors on rows")):
+        fit(data, out=tmp_path / "run", settings=SMALL | {"data.test": str(other)}, verbose=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_size_of_batches_changes_nothing_in_a_validation(structures: list[Structure]) -> None:
