@@ -12,7 +12,7 @@ import json
 import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -244,7 +244,7 @@ def judge_json(path: Path, sound: bytes) -> None:
 
 def judge_settings(path: Path, sound: bytes) -> None:
     """Reading and checking agree, and what was read is what its own text gives."""
-    with redirect_stdout(io.StringIO()):
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         code = run(["config", "check", str(path)])
     try:
         config = make_config(path)

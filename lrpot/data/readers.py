@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import collections
 import gzip
 import itertools
 import lzma
@@ -150,12 +151,35 @@ def _frames(path: Path, plain: Path, first: int, every: int) -> Iterator[Atoms]:
         # ase.io leaves out the columns
         rows = itertools.islice(ase.db.connect(plain).select(), first, None, every)
         yield from (row.toatoms(add_additional_information=True) for row in rows)
-    elif every > 1 and filetype(str(plain)) == "extxyz":
-        # only this reader leaves out rows without reading them
+    elif filetype(str(plain)) == "extxyz":
+        _check_gaps(path, plain)
+        # of all readers only this one leaves out rows without reading them
         yield from ase.io.iread(plain, index=slice(first, None, every), do_not_split_by_at_sign=True)
     else:
         every_frame = ase.io.iread(plain, index=":", do_not_split_by_at_sign=True)
         yield from itertools.islice(every_frame, first, None, every)
+
+
+def _check_gaps(path: Path, plain: Path) -> None:
+    """Refuse extended XYZ with a blank line between rows, where ASE stops reading and says nothing.
+
+    Raises:
+        DataError: there are rows after such a line.
+    """
+    with open(plain, "rb") as file:
+        for number in itertools.count():
+            line = file.readline()
+            if not line.strip():
+                if any(rest.strip() for rest in file):
+                    raise DataError(
+                        f"{path}: row {number} begins with a blank line in place of its number of atoms, and it and all "
+                        "rows after it would be lost; remove that line"
+                    )
+                return
+            try:
+                collections.deque(itertools.islice(file, int(line) + 1), maxlen=0)
+            except ValueError:  # no such number, which ASE tells
+                return
 
 
 class StructureFile:
