@@ -19,8 +19,8 @@ MAX_NEIGHBOURS = 100_000
 # A. No calculation has a cell this long; beyond it positions lose the digits that forces need.
 LONGEST = 1e6
 
-# vesin sorts atoms into at most MAX_BINS boxes as long as the cutoff. Where there would be more, it makes them longer by
-# one factor for all axes, and ends the process if that leaves less than one box along an axis: long but thin crystals.
+# vesin sorts atoms into at most MAX_BINS boxes as long as the cutoff. Where there would be more, it makes them longer
+# by one factor for all axes, and ends the process if that leaves less than one box along an axis: thin crystals.
 MAX_BINS = 100_000
 
 # Cells outside the first one from which on an atom is moved back: to find it there takes vesin long.
@@ -41,7 +41,7 @@ def add_edges(structure: Structure, cutoff: float) -> Structure:
     positions = structure.positions.numpy()
     pbc = structure.pbc[0].numpy()
     check_geometry(positions, structure.cell[0].numpy(), pbc)
-    check_density(len(positions), structure.cell[0].numpy(), pbc, cutoff)
+    check_density(positions, structure.cell[0].numpy(), pbc, cutoff)
     centre, neighbour, shift, distance = find_pairs(positions, filled_cell(structure.cell[0].numpy(), pbc), pbc, cutoff)
     check_overlap(centre, neighbour, distance)
     structure.edge_index = torch.from_numpy(np.stack([neighbour, centre]))
@@ -164,20 +164,22 @@ def check_geometry(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> 
         )
 
 
-def check_density(n_atoms: int, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> None:
+def check_density(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> None:
     """Refuse what would fill the memory with neighbours, before any is taken.
 
+    Args:
+        positions: (N, 3), A. cell: (3, 3), A. pbc: (3,) bool. cutoff: A.
     Raises:
-        StructureError: a crystal so dense, or a cutoff so long (A), that each atom would have MAX_NEIGHBOURS.
+        StructureError: a crystal so dense, or a cutoff so long, that each atom would have MAX_NEIGHBOURS.
     """
-    if not pbc.all():
-        return
-    volume = abs(np.linalg.det(cell))
-    expected = n_atoms / volume * 4.0 / 3.0 * np.pi * cutoff**3
+    box = filled_cell(cell, pbc)
+    thickness = np.ptp(positions @ np.linalg.inv(box), axis=0) + cutoff  # where nothing repeats
+    volume = abs(np.linalg.det(box)) * float(np.prod(thickness[~pbc]))
+    expected = len(positions) / volume * 4.0 / 3.0 * np.pi * cutoff**3
     if expected > MAX_NEIGHBOURS:
         raise StructureError(
-            f"{n_atoms} atoms in {volume:.3g} A^3 have about {expected:.1e} neighbours each within {cutoff:g} A; check "
-            "the units of the cell (A), or shorten the cutoff"
+            f"{len(positions)} atoms in {volume:.3g} A^3 have about {expected:.1e} neighbours each within {cutoff:g} "
+            "A; check the units of cell and positions (A), or shorten the cutoff"
         )
 
 

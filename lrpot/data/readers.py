@@ -172,8 +172,8 @@ def _check_gaps(path: Path, plain: Path) -> None:
             if not line.strip():
                 if any(rest.strip() for rest in file):
                     raise DataError(
-                        f"{path}: row {number} begins with a blank line in place of its number of atoms, and it and all "
-                        "rows after it would be lost; remove that line"
+                        f"{path}: row {number} begins with a blank line in place of its number of atoms, and no row "
+                        "from there on would be read; remove that line"
                     )
                 return
             try:
