@@ -7,6 +7,7 @@ import io
 import json
 import random
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable
 from typing import Any
@@ -155,6 +156,8 @@ def spoil_archive(members: dict[str, Mutation]) -> Mutation:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 found = [(item.filename, archive.read(item)) for item in archive.infolist()]
         except Exception:  # spoiled before
+            found = []
+        if not found:
             return spoil_bytes(content, rng)
         place = rng.randrange(len(found))
         name, data = found[place]
@@ -172,7 +175,7 @@ def spoil_archive(members: dict[str, Mutation]) -> Mutation:
         else:
             found[place] = (name, members.get(name, spoil_bytes)(data, rng))
         packed = io.BytesIO()
-        with zipfile.ZipFile(packed, "w", compression) as archive:
+        with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(packed, "w", compression) as archive:
             for name, data in found:
                 archive.writestr(zipfile.ZipInfo(name), data, compress_type=compression)
         return packed.getvalue()

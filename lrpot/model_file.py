@@ -322,7 +322,8 @@ def _check_info(
                 "that registers it (lrpot.backbones.register) before loading the model"
             ) from error
         name = ".".join(locate(problem["loc"], kind)[1]) or f"config.{section}"
-        raise ModelFileError(f"{path}: is damaged (model.json, {name}: {problem['msg']}); {CURE}") from error
+        where = brief(f"model.json, {name}: {problem['msg']}")
+        raise ModelFileError(f"{path}: is damaged ({where}); {CURE}") from error
     unknown = [symbol for symbol in info.elements if atomic_numbers.get(symbol, 0) < 1]
     if unknown or not info.elements:
         raise ModelFileError(f"{path}: is damaged (elements {unknown[:3]} in model.json); {CURE}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bz2
-import collections
 import gzip
 import itertools
 import lzma
@@ -152,7 +151,7 @@ def _frames(path: Path, plain: Path, first: int, every: int) -> Iterator[Atoms]:
         rows = itertools.islice(ase.db.connect(plain).select(), first, None, every)
         yield from (row.toatoms(add_additional_information=True) for row in rows)
     elif filetype(str(plain)) == "extxyz":
-        _check_gaps(path, plain)
+        _check_lines(path, plain)
         # of all readers only this one leaves out rows without reading them
         yield from ase.io.iread(plain, index=slice(first, None, every), do_not_split_by_at_sign=True)
     else:
@@ -160,11 +159,12 @@ def _frames(path: Path, plain: Path, first: int, every: int) -> Iterator[Atoms]:
         yield from itertools.islice(every_frame, first, None, every)
 
 
-def _check_gaps(path: Path, plain: Path) -> None:
-    """Refuse extended XYZ with a blank line between rows, where ASE stops reading and says nothing.
+def _check_lines(path: Path, plain: Path) -> None:
+    """Refuse extended XYZ with a blank line between rows, where ASE stops reading and says nothing, or with a number of
+    atoms that the file is too short for, which ASE goes on counting.
 
     Raises:
-        DataError: there are rows after such a line.
+        DataError: names the row.
     """
     with open(plain, "rb") as file:
         for number in itertools.count():
@@ -177,9 +177,15 @@ def _check_gaps(path: Path, plain: Path) -> None:
                     )
                 return
             try:
-                collections.deque(itertools.islice(file, int(line) + 1), maxlen=0)
+                expected = int(line) + 1
+                found = sum(1 for _ in itertools.islice(file, expected))
             except ValueError:  # no such number, which ASE tells
                 return
+            if found < expected:
+                raise DataError(
+                    f"{path}: row {number} cannot be read (it says that it has {expected - 1:g} atoms, and "
+                    f"{expected - found:g} lines are missing); correct that row, or get the file anew"
+                )
 
 
 class StructureFile:
@@ -260,8 +266,9 @@ def check_occupancy(atoms: Atoms) -> None:
         return
     for atom, kind in enumerate(kinds):
         occupants = sites.get(str(kind), {})
-        if len(occupants) > 1 or any(abs(share - 1.0) > FULL for share in occupants.values()):
-            shares = ", ".join(f"{symbol} {share:g}" for symbol, share in occupants.items())
+        known = all(isinstance(share, int | float) for share in occupants.values())
+        if len(occupants) > 1 or not known or any(not abs(share - 1.0) <= FULL for share in occupants.values()):
+            shares = ", ".join(f"{symbol} {share}" for symbol, share in occupants.items())
             raise StructureError(
                 f"the site of atom {atom} is occupied in part ({shares}); give an ordered structure instead"
             )
