@@ -7,6 +7,7 @@ import gzip
 import itertools
 import lzma
 import shutil
+import sys
 import tempfile
 import warnings
 import zlib
@@ -166,7 +167,7 @@ def _check_lines(path: Path, plain: Path) -> None:
     Raises:
         DataError: names the row.
     """
-    with open(plain, "rb") as file:
+    with open(plain, encoding="utf-8", errors="replace") as file:  # ends of lines are then what they are for ASE
         for number in itertools.count():
             line = file.readline()
             if not line.strip():
@@ -178,7 +179,7 @@ def _check_lines(path: Path, plain: Path) -> None:
                 return
             try:
                 expected = int(line) + 1
-                found = sum(1 for _ in itertools.islice(file, expected))
+                found = sum(1 for _ in itertools.islice(file, min(expected, sys.maxsize)))
             except ValueError:  # no such number, which ASE tells
                 return
             if found < expected:
