@@ -199,7 +199,7 @@ def spoil_hdf5(content: bytes, rng: random.Random) -> bytes:
             elif kind == 3:
                 file[name] = np.array(rng.choice((np.nan, 1e308, 0.0)))
             elif kind == 4:
-                file[name] = values.astype(rng.choice(("S4", "f8", "i1", "c16")))
+                file[name] = values.astype(rng.choice(("S4", "f8", "i1")))
             elif kind == 5:
                 file[name] = file[other][()] if other in file else values.T
             elif kind == 6:
