@@ -19,7 +19,6 @@ from lrpot.interfaces.ase import LRCalculator
 from lrpot.md import MDRun, SimulationError, run_md
 from tests.helpers_cli import listing, rock_salt, small_model
 
-
 DRIFT = 1e-6  # eV/atom/ps, at 1 fs in float64
 
 
