@@ -20,7 +20,7 @@ from lrpot.errors import ConfigError, DataError
 PARTS = ("train", "valid", "test")
 
 # What a file of row numbers holds; a split that a run has stored names its files too.
-_ROWS = TypeAdapter(dict[str, list[Annotated[int, Field(ge=0, lt=2**63)]]])
+_ROWS = TypeAdapter(dict[str, list[Annotated[int, Field(ge=-(2**63), lt=2**63)]]])
 _FILES = TypeAdapter(list[dict[str, str | int]])
 
 # (n,) places of structures, ascending, by part.
