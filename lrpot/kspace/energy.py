@@ -274,7 +274,8 @@ class ReciprocalSum(nn.Module):
         if boundary_of(pbc) is not Boundary.PERIODIC:
             return
         volume = volume_of(cell, 0)
-        check_number(volume, self.k_cutoff, MAX_MODES if self.engine in ("auto", "nufft") else MAX_KVECTORS)
+        limit = MAX_MODES if self.engine in ("auto", "nufft") else MAX_KVECTORS
+        check_number(volume, self.k_cutoff, limit, torch.linalg.vector_norm(cell, dim=1).tolist())
         if volume * self.k_cutoff**3 < 1e4:
             k_lattice(cell, self.k_cutoff)
 

@@ -153,8 +153,10 @@ class _Run:
         return self.recorder.run
 
     def close(self) -> None:
-        self.frames.close()
-        self.recorder.close()
+        try:
+            self.frames.close()
+        finally:  # a full disk is told once more by whatever was not yet written
+            self.recorder.close()
 
     def _check(self) -> None:
         if wrong := fault(self.atoms, self.settings.target(self.step)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from lrpot.errors import ConfigError, DataError, OutputError
 from lrpot.files import atomic_path
 
-VERSION = 1
-NAME = "lrpot.md"  # of the JSON among the metadata
+VERSION = 2
+NAME, CHECKSUM = "lrpot.md", "crc32"  # of the JSON among the metadata, and of the sum over it and the numbers
 OF_INTEGRATOR = "integrator."  # before the paths of its numbers
 
 # Settings that may change when a run goes on: they decide what is done and kept from then on, not what comes next.
@@ -62,9 +63,8 @@ def write_state(path: str | Path, state: State) -> None:
     arrays = {"positions": state.positions, "momenta": state.momenta, "cell": state.cell, "numbers": state.numbers}
     arrays |= {f"{OF_INTEGRATOR}{name}": value for name, value in state.integrator.items()}
     about = json.dumps({"version": VERSION, **state.about})
-    content = safetensors.numpy.save(
-        {name: np.asarray(value, order="C") for name, value in arrays.items()}, {NAME: about}
-    )
+    arrays = {name: np.asarray(value, order="C") for name, value in arrays.items()}
+    content = safetensors.numpy.save(arrays, {NAME: about, CHECKSUM: _checksum(about, arrays)})
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
 
@@ -79,10 +79,13 @@ def read_state(path: str | Path) -> State:
         raise OutputError(f"{path}: no run has left a state there; start it without --resume")
     try:
         with safe_open(path, "numpy") as file:
-            about = json.loads(file.metadata()[NAME])
+            metadata = file.metadata()
+            about = json.loads(metadata[NAME])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
         if about.pop("version") != VERSION:
             raise DataError(f"{path}: was written by another version of lrpot; go on with that one")
+        if metadata[CHECKSUM] != _checksum(metadata[NAME], arrays):
+            raise ValueError("numbers or settings are not those that were written")
         integrator = {
             name.removeprefix(OF_INTEGRATOR): arrays.pop(name)
             for name in list(arrays)
@@ -91,6 +94,14 @@ def read_state(path: str | Path) -> State:
         return State(**arrays, integrator=integrator, about=about)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: is not the state of a run, or damaged; start anew with --overwrite") from error
+
+
+def _checksum(about: str, arrays: Mapping[str, np.ndarray]) -> str:
+    """A sum that changes with any bit: safetensors has none, and a wrong digit would go on unseen."""
+    total = zlib.crc32(about.encode())
+    for name in sorted(arrays):
+        total = zlib.crc32(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode() + arrays[name].tobytes(), total)
+    return str(total)
 
 
 def check_same(path: str | Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from lrpot.build import build_potential
 from lrpot.charges.start import starting_charges
 from lrpot.config import TrainingConfig
+from lrpot.coverage import Coverage, coverage_of
 from lrpot.evaluation import Evaluation, evaluate_structures
 from lrpot.files import write_text
 from lrpot.kspace import CoulombComplement
@@ -50,6 +52,10 @@ class PotentialRun(Run[Potential]):
     @property
     def titles(self) -> list[str]:
         return [stage.title for stage in self.stages]
+
+    @cached_property
+    def coverage(self) -> Coverage:
+        return coverage_of(self.data.train, self.config.model.backbone.cutoff)
 
     def first_model(self) -> Potential:
         return self._fresh_model() if self.start is None else self._taken_over(self.start)

@@ -15,6 +15,7 @@ import torch
 
 from lrpot.config import FitConfig, TrainingConfig
 from lrpot.console import Console
+from lrpot.coverage import Coverage
 from lrpot.errors import Interrupted
 from lrpot.files import write_text
 from lrpot.interrupts import finish_step_on_ctrl_c
@@ -165,6 +166,11 @@ class Run(Generic[AnyModel]):
         """What is known of the start and of each stage, without the course of the epochs."""
         return [{k: v for k, v in entry.items() if k != "history"} for entry in self.done]
 
+    @property
+    def coverage(self) -> Coverage | None:
+        """Extremes of the training set, for models that tell what lies beyond."""
+        return None
+
     def info(self) -> ModelInfo:
         """For the model file."""
         return ModelInfo(
@@ -173,6 +179,7 @@ class Run(Generic[AnyModel]):
             stages=self.summary,
             data={k: v for k, v in self.data.record.items() if k != "split"},
             record=self.record,
+            coverage=self.coverage,
         )
 
     def keep(self, model: AnyModel, entry: dict[str, Any]) -> None:

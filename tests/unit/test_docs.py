@@ -57,6 +57,24 @@ def test_every_error_class_is_explained() -> None:
     assert explained == error_classes()
 
 
+# --- reliability
+
+
+def test_every_proof_of_reliability_is_a_test() -> None:
+    text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", text)
+    rows = [
+        line for line in text.splitlines() if line.startswith("| ") and not line.startswith(("| threat", "| quant"))
+    ]
+    assert all("::test_" in row.rsplit(" | ", 1)[-1] for row in rows)
+    missing = [
+        f"{file}::{test}"
+        for file, test in named
+        if f"\ndef {test}(" not in (ROOT / "tests" / file).read_text(encoding="utf-8")
+    ]
+    assert missing == []
+
+
 # --- architecture
 
 
