@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-from ase.data import chemical_symbols
+from ase.data import atomic_numbers, chemical_symbols
+from torch import Tensor
 
 from lrpot.smooth import taper
 from lrpot.structure import MAX_ATOMIC_NUMBER, Structure, edge_vectors
@@ -37,6 +39,20 @@ class Coverage:
     closest: dict[str, float]
     crowding: dict[str, tuple[float, float]]
 
+    @cached_property
+    def limits(self) -> tuple[Tensor, Tensor, Tensor]:
+        """By atomic number: (Z, Z) shortest distances that are still within, A; infinite for pairs that were no
+        neighbours. (Z,) least and (Z,) most crowding."""
+        shortest = torch.full((MAX_ATOMIC_NUMBER + 1, MAX_ATOMIC_NUMBER + 1), torch.inf, dtype=torch.float64)
+        for pair, distance in self.closest.items():
+            a, b = (atomic_numbers[symbol] for symbol in pair.split("-"))
+            shortest[a, b] = shortest[b, a] = (1.0 - CLOSER) * distance
+        least = torch.full((MAX_ATOMIC_NUMBER + 1,), -torch.inf, dtype=torch.float64)
+        most = -least
+        for symbol, (low, high) in self.crowding.items():
+            least[atomic_numbers[symbol]], most[atomic_numbers[symbol]] = low - CROWDING, high + CROWDING
+        return shortest, least, most
+
 
 def coverage_of(structures: Sequence[Structure], cutoff: float) -> Coverage:
     """The extremes of some structures.
@@ -63,6 +79,8 @@ def beyond(seen: Coverage, structure: Structure) -> str | None:
     Args:
         seen: of the model. structure: with its edges.
     """
+    if _within(seen, structure):
+        return None
     found = _extremes(structure, seen.cutoff)
     for pair, distance in found.closest.items():
         nearest = seen.closest.get(pair)
@@ -77,6 +95,18 @@ def beyond(seen: Coverage, structure: Structure) -> str | None:
             more = "fewer" if other < limit else "more"
             return f"an atom of {symbol} has {more} neighbours ({other:.3g}) than any in the training set ({limit:.3g})"
     return None
+
+
+def _within(seen: Coverage, structure: Structure) -> bool:
+    """Whether `beyond` has nothing to say; quick, for it is asked in every step of MD."""
+    shortest, least, most = (limit.to(structure.numbers.device) for limit in seen.limits)
+    numbers, (neighbour, centre) = structure.numbers, structure.edge_index
+    distances = torch.linalg.vector_norm(edge_vectors(structure).detach(), dim=1)
+    near = distances < seen.cutoff
+    if bool((near & (distances < shortest[numbers[neighbour], numbers[centre]])).any()):
+        return False
+    crowding = distances.new_zeros(len(numbers)).index_add(0, centre, taper(distances, seen.cutoff))
+    return not bool(((crowding < least[numbers]) | (crowding > most[numbers])).any())
 
 
 def _extremes(structure: Structure, cutoff: float) -> Coverage:
