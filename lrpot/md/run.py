@@ -218,5 +218,6 @@ class _Run:
         self.recorder.rewind(about["marks"]["table"])
         if mark := about["marks"]["trajectory"]:  # else no frames were kept so far
             self.frames.rewind(mark, self.atoms)
-        if self.watch is not None and "uncertain" in about["marks"]:
-            self.watch.frames.rewind(about["marks"]["uncertain"], self.atoms)
+        mark = about["marks"].get("uncertain")
+        if self.watch is not None and mark:
+            self.watch.frames.rewind(mark, self.atoms)
