@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -57,8 +58,9 @@ def run_md(
         stop: asked after every step; the run ends there once it says so.
         settings: of `Settings`: ensemble, temperature, steps, timestep, ...
     Raises:
-        ConfigError: a setting out of range or that does not fit the atoms, a limit for uncertainties that are not told,
-            or other settings than those of the run that is to go on.
+        ConfigError: a setting out of range, that does not fit the atoms or does nothing in this ensemble, an `about`
+            that is no JSON, a limit for uncertainties that are not told, or other settings than those of the run that
+            is to go on.
         SimulationError: an uncertainty above its limit, forces or velocities that are not finite, atoms that collide,
             or a temperature, of all or of one atom, of 100 times the target (looked for at every step); the frames
             before it are kept.
@@ -97,7 +99,7 @@ class _Run:
         self.settings = settings
         self.frames = open_frames(trajectory)
         self.state = state
-        self.made_with = {**asdict(settings), **(about or {})}
+        self.made_with = {**asdict(settings), **_as_json(about or {})}
         self.rng = np.random.default_rng(settings.seed)
         self.recorder = Recorder(atoms, settings, table)
 
@@ -203,7 +205,7 @@ class _Run:
         if self.state is None:
             raise ConfigError("resume needs the file of a state; name it")
         saved = read_state(self.state)
-        check_same(self.state, saved.about["made_with"], self.made_with)
+        check_same(self.state, saved.about["made_with"], self.made_with, unused=self.settings.unused)
         return saved
 
     def _take_up(self, about: Mapping[str, Any]) -> None:
@@ -221,3 +223,15 @@ class _Run:
         mark = about["marks"].get("uncertain")
         if self.watch is not None and mark:
             self.watch.frames.rewind(mark, self.atoms)
+
+
+def _as_json(about: Mapping[str, Any]) -> dict[str, Any]:
+    """As it comes back from a state.
+
+    Raises:
+        ConfigError: no JSON.
+    """
+    try:
+        return dict(json.loads(json.dumps(about)))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"about = {about}: no JSON ({error}); give texts, numbers and lists of such") from error

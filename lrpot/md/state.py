@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,16 +93,20 @@ def read_state(path: str | Path) -> State:
         raise DataError(f"{path}: is not the state of a run, or damaged; start anew with --overwrite") from error
 
 
-def check_same(path: str | Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def check_same(
+    path: str | Path, before: Mapping[str, Any], now: Mapping[str, Any], *, unused: Collection[str] = ()
+) -> None:
     """Refuse to go on with something that would lead elsewhere.
 
     Args:
         before, now: what the run was made with, by name.
+        unused: names of what does nothing in it, and may have been anything.
     Raises:
         ConfigError: names each difference.
     """
     ramp = now.get("temperature_end") is not None  # which depends on the number of steps
-    names = [name for name in {**before, **now} if name != "save_every" and (ramp or name not in FREE)]
+    free = {"save_every", *unused} if ramp else {*FREE, *unused}
+    names = [name for name in {**before, **now} if name not in free]
     different = [name for name in names if before.get(name) != now.get(name)]
     if different:
         was = ", ".join(f"{name} = {before.get(name)}, not {now.get(name)}" for name in different)

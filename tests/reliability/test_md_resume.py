@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import ase.io
+import numpy as np
 import pytest
 from ase import Atoms
 
 from lrpot import LRCalculator
 from lrpot.errors import ConfigError, DataError, OutputError
-from lrpot.md import MDRun, run_md
+from lrpot.md import MDRun, Settings, run_md
 from tests.helpers_cli import (
     PATIENCE,
     listing,
@@ -175,6 +176,29 @@ def test_other_settings(settings: dict[str, object], kind: type[Exception], mess
     with pytest.raises(kind, match=message):
         run(tmp_path / "a", resume=True, **{"steps": 40, **settings})
     assert content(tmp_path / "a") == before
+
+
+def test_numbers_of_numpy_are_settings_too(tmp_path: Path) -> None:
+    settings = {"temperature": 300.0, "timestep": 1.0, "seed": 3, "record_stress": True}
+    for_numpy = {name: np.array(value)[()] for name, value in {**STEPS, **settings}.items()}
+    whole = run(tmp_path / "whole", **settings)
+    run(tmp_path / "a", **{**for_numpy, "steps": np.int64(11)})
+    assert_same(run(tmp_path / "a", resume=True, **for_numpy), whole)
+    assert content(tmp_path / "a") == content(tmp_path / "whole")
+
+
+def test_about_may_hold_what_comes_back_in_another_form(tmp_path: Path) -> None:
+    about = {"cell": (1, 2)}
+    run(tmp_path / "a", about=about)
+    run(tmp_path / "a", about=about, steps=40, resume=True)
+
+
+def test_a_setting_that_did_nothing_is_nothing_to_go_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Earlier versions took such settings without a word, and kept them in the state."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Settings, "unused", ())
+        run(tmp_path / "a", ensemble="nvt", pressure=5.0)
+    run(tmp_path / "a", ensemble="nvt", resume=True, steps=40)
 
 
 def test_a_ramp_has_the_steps_it_was_made_for(tmp_path: Path) -> None:

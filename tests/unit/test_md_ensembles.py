@@ -143,7 +143,8 @@ def test_pressure_moves_the_cell(barostat: str) -> None:
 def test_a_bath_that_gets_warmer(settings: dict[str, Any]) -> None:
     atoms = copper() if "pdamp" in settings else bound(64)
     steps = 60 if "pdamp" in settings else 600
-    settings = {"ensemble": "nvt", "timestep": 3.0, **settings, "tdamp": 20.0}
+    damping = {} if "friction" in settings else {"tdamp": 20.0}
+    settings = {"ensemble": "nvt", "timestep": 3.0, **settings, **damping}
     run = run_md(atoms, temperature=100.0, temperature_end=1000.0, steps=steps, interval=1, **settings)
     assert np.mean(run.temperature[: steps // 10]) < 300.0
     assert np.mean(run.temperature[-steps // 10 :]) > 500.0
@@ -188,7 +189,25 @@ def test_one_hot_atom() -> None:
             "thermostat 'nose' is not known; choose one of langevin, bussi, nose",
         ),
         ({"ensemble": "npt", "barostat": "cubic"}, "barostat 'cubic' is not known; choose one of isotropic, full"),
-        ({"temperature_end": 100.0}, "temperature_end needs a bath, and nve has none; choose ensemble nvt or npt"),
+        (
+            {"temperature_end": 100.0},
+            r"^temperature_end = 100\.0 does nothing in nve; leave it out, or choose nvt or npt$",
+        ),
+        ({"thermostat": "bussi"}, "^thermostat = bussi does nothing in nve; leave it out, or choose nvt$"),
+        (
+            {"ensemble": "npt", "friction": 9.0},
+            r"^friction = 9\.0 does nothing in npt; leave it out, or choose nvt with langevin$",
+        ),
+        ({"ensemble": "nvt", "pressure": 5.0}, r"^pressure = 5\.0 does nothing in nvt with langevin; .* choose npt$"),
+        ({"ensemble": "nvt", "barostat": "full"}, "^barostat = full does nothing in nvt with langevin"),
+        (
+            {"ensemble": "nvt", "tdamp": 50.0},
+            r"^tdamp = 50\.0 does nothing in nvt with langevin; .* choose npt, or nvt with bussi or nose-hoover$",
+        ),
+        (
+            {"ensemble": "nvt", "thermostat": "nose-hoover", "pdamp": 50.0},
+            r"^pdamp = 50\.0 does nothing in nvt with nose-hoover",
+        ),
         ({"ensemble": "npt", "pressure": np.inf}, "pressure = inf GPa: must be finite"),
         ({"ensemble": "npt", "tdamp": 0.0}, "tdamp = 0: must be finite and positive"),
         ({"ensemble": "npt", "temperature": 0.0}, "temperature = 0 K: npt cannot cool to rest"),
