@@ -19,7 +19,7 @@ from lrpot.md.frames import open_frames
 from lrpot.md.integrators import make_dynamics, numbers_of, prepare, set_numbers, set_temperature
 from lrpot.md.record import MDRun, Recorder
 from lrpot.md.settings import Settings
-from lrpot.md.state import State, check_same, read_state, write_state
+from lrpot.md.state import State, check_atoms, check_same, identity_of, read_state, write_state
 from lrpot.md.watch import SimulationError, Watch, fault, uncertainties_of
 
 
@@ -99,6 +99,7 @@ class _Run:
         self.settings = settings
         self.frames = open_frames(trajectory)
         self.state = state
+        self.identity = identity_of(atoms)
         self.made_with = {**asdict(settings), **_as_json(about or {})}
         self.rng = np.random.default_rng(settings.seed)
         self.recorder = Recorder(atoms, settings, table)
@@ -193,6 +194,7 @@ class _Run:
             marks["uncertain"] = self.watch.frames.mark()
         about = {
             "made_with": self.made_with,
+            "atoms": self.identity,
             "random": self.rng.bit_generator.state,
             "uncertain_steps": self.recorder.run.uncertain_steps,
             "marks": marks,
@@ -206,6 +208,7 @@ class _Run:
             raise ConfigError("resume needs the file of a state; name it")
         saved = read_state(self.state)
         check_same(self.state, saved.about["made_with"], self.made_with, unused=self.settings.unused)
+        check_atoms(self.state, saved, self.atoms)
         return saved
 
     def _take_up(self, about: Mapping[str, Any]) -> None:

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 from ase import Atoms
+from ase.io.jsonio import encode
 from safetensors import SafetensorError, safe_open
 
+from lrpot.data.labels import total_charge
 from lrpot.errors import ConfigError, DataError, OutputError
 from lrpot.files import atomic_path
 
@@ -31,7 +33,8 @@ class State:
     Attributes:
         positions, momenta: (N, 3), A and ASE's units. cell: (3, 3), A. numbers: (N,) atomic numbers.
         integrator: its numbers, the step and the bath among them (`lrpot.md.integrators.numbers_of`).
-        about: settings, the state of the random numbers, marks of all files, whatever else the caller wants kept; JSON.
+        about: settings, what atoms they are, the state of the random numbers, marks of all files, whatever else the
+            caller wants kept; JSON.
     """
 
     positions: np.ndarray
@@ -42,12 +45,7 @@ class State:
     about: Mapping[str, Any]
 
     def give_to(self, atoms: Atoms) -> None:
-        """
-        Raises:
-            DataError: atoms of another run.
-        """
-        if not np.array_equal(self.numbers, atoms.numbers):
-            raise DataError("it belongs to a run of other atoms; give the same structure and supercell")
+        """Let the atoms of that run go on from here."""
         atoms.set_cell(self.cell)
         atoms.set_positions(self.positions, apply_constraint=False)
         atoms.set_momenta(self.momenta, apply_constraint=False)
@@ -111,3 +109,34 @@ def check_same(
     if different:
         was = ", ".join(f"{name} = {before.get(name)}, not {now.get(name)}" for name in different)
         raise ConfigError(f"{path}: that run has {was}; give the same, or start anew with --overwrite")
+
+
+def identity_of(atoms: Atoms) -> dict[str, Any]:
+    """What a run takes from its atoms and never changes, beside their elements; JSON."""
+    return {
+        "masses": atoms.get_masses().tolist(),
+        "pbc": atoms.pbc.tolist(),
+        "total charge": total_charge(atoms),
+        "constraints": [
+            # those of the user's own need not tell what they hold
+            json.loads(encode(held.todict())) if hasattr(held, "todict") else type(held).__name__
+            for held in atoms.constraints
+        ],
+    }
+
+
+def check_atoms(path: str | Path, saved: State, atoms: Atoms) -> None:
+    """Refuse to go on with other atoms.
+
+    Raises:
+        DataError: names what differs.
+    """
+    if not np.array_equal(saved.numbers, atoms.numbers):
+        raise DataError(f"{path}: belongs to a run of other atoms; give the same structure and supercell")
+    before = saved.about.get("atoms", {})  # earlier versions kept none of it
+    different = [name for name, now in identity_of(atoms).items() if before.get(name, now) != now]
+    if different:
+        raise DataError(
+            f"{path}: belongs to a run of atoms with other {', '.join(different)}; give the same structure, or start "
+            "anew with --overwrite"
+        )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,12 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.constraints import FixAtoms
 
 from lrpot import LRCalculator
 from lrpot.errors import ConfigError, DataError, OutputError
 from lrpot.md import MDRun, Settings, run_md
+from lrpot.md.state import read_state, write_state
 from tests.helpers_cli import (
     PATIENCE,
     listing,
@@ -227,12 +231,74 @@ def test_damaged_files(name: str, damage: bytes | None, message: str, tmp_path: 
     assert "\n" not in str(error.value)
 
 
-def test_other_atoms(tmp_path: Path) -> None:
-    run(tmp_path / "a")
-    atoms = rock_salt(1)
-    atoms.calc = LRCalculator(small_model())
-    with pytest.raises(DataError, match="belongs to a run of other atoms; give the same structure and supercell"):
-        run_md(atoms, state=tmp_path / "a" / "md.state", resume=True, **{**STEPS, "steps": 40})
+def held(indices: Sequence[int] = (0, 3)) -> Atoms:
+    """Atoms of everything that a run keeps: some in place, of masses and a charge of their own."""
+    atoms = rock_salt()
+    atoms.set_masses(np.linspace(20.0, 40.0, len(atoms)))
+    atoms.info["charge"] = np.int64(1)
+    atoms.set_constraint(FixAtoms(indices))
+    return atoms
+
+
+def isolated() -> Atoms:
+    atoms = held()
+    atoms.pbc = False
+    return atoms
+
+
+def neutral() -> Atoms:
+    atoms = held()
+    del atoms.info["charge"]
+    return atoms
+
+
+def natural() -> Atoms:
+    atoms = held()
+    atoms.set_masses("defaults")
+    return atoms
+
+
+def free() -> Atoms:
+    atoms = held()
+    atoms.set_constraint()
+    return atoms
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (lambda: rock_salt(1), "other atoms; give the same structure and supercell"),
+        (isolated, "atoms with other pbc; give the same structure, or start anew with --overwrite"),
+        (neutral, "atoms with other total charge;"),
+        (natural, "atoms with other masses;"),
+        (free, "atoms with other constraints;"),
+        (lambda: held((0, 4)), "atoms with other constraints;"),
+        (rock_salt, "atoms with other masses, total charge, constraints;"),
+    ],
+)
+def test_other_atoms(make: Callable[[], Atoms], what: str, tmp_path: Path) -> None:
+    def go(atoms: Atoms, **settings: Any) -> None:
+        atoms.calc = LRCalculator(small_model("none"))
+        run_md(atoms, state=tmp_path / "md.state", trajectory=tmp_path / "md.traj", **{**STEPS, **settings})
+
+    go(held())
+    before = content(tmp_path)
+    with pytest.raises(DataError, match=rf"md\.state: belongs to a run of {what}"):
+        go(make(), resume=True, steps=40)
+    assert content(tmp_path) == before
+    go(held(), resume=True, steps=40)
+
+
+def test_states_that_say_nothing_of_masses_and_constraints_are_taken_up(tmp_path: Path) -> None:
+    """Earlier versions wrote such."""
+    run(tmp_path / "whole")
+    run(tmp_path / "a", steps=10)
+    saved = read_state(tmp_path / "a" / "md.state")
+    about = {name: value for name, value in saved.about.items() if name != "atoms"}
+    assert about.keys() != saved.about.keys()
+    write_state(tmp_path / "a" / "md.state", replace(saved, about=about))
+    run(tmp_path / "a", resume=True)
+    assert content(tmp_path / "a") == content(tmp_path / "whole")
 
 
 def test_two_runs_never_write_the_same_files(tmp_path: Path) -> None:
