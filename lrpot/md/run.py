@@ -160,7 +160,8 @@ class _Run:
         self.recorder.close()
 
     def _check(self) -> None:
-        if wrong := fault(self.atoms, self.settings.target(self.step)):
+        target, keeps_momentum = self.settings.target(self.step), self.settings.keeps_momentum
+        if wrong := fault(self.atoms, target, keeps_momentum=keeps_momentum):
             raise self._failure(self.step, wrong)
         if self.watch is not None and self.watch.exceeded(self.atoms, self.step):
             self.recorder.run.uncertain_steps.append(self.step)

@@ -15,6 +15,7 @@ from ase.constraints import FixAtoms
 
 from lrpot.errors import ConfigError
 from lrpot.md import MDRun, SimulationError, run_md
+from lrpot.md.integrators import draw_momenta
 from tests.unit.test_md import springs
 
 BLOCKS = 16  # of a run; each longer than what a bath remembers, so that their means are independent
@@ -161,6 +162,22 @@ def test_what_moves_as_a_whole_is_no_heat(bath: str) -> None:
     assert (momentum < 1e-9) == (bath != "langevin")
 
 
+def test_a_crystal_that_drifts_is_as_warm_as_one_at_rest() -> None:
+    runs = []
+    for velocity in (0.0, 0.5):  # the second, taken for heat, is more than 10^5 K
+        atoms = copper()
+        draw_momenta(atoms, 300.0, np.random.default_rng(0))
+        atoms.set_momenta(atoms.get_momenta() + velocity * atoms.get_masses()[:, None])
+        runs.append(run_md(atoms, steps=20, interval=1))
+        assert np.linalg.norm(atoms.get_momenta().sum(axis=0)) == pytest.approx(
+            np.sqrt(3) * velocity * atoms.get_masses().sum(), abs=1e-9
+        )
+    still, drifting = runs
+    np.testing.assert_allclose(drifting.temperature, still.temperature, rtol=1e-9)
+    whole = 0.5 * 3 * 0.5**2 * copper().get_masses().sum()  # eV
+    np.testing.assert_allclose(np.subtract(drifting.kinetic, still.kinetic), whole, rtol=1e-9)
+
+
 def test_pressure_of_frames_if_asked_for() -> None:
     assert run_md(copper(), steps=4, interval=2).pressure == []
     run = run_md(copper(), steps=4, interval=2, record_stress=True)
@@ -175,9 +192,9 @@ def test_one_hot_atom() -> None:
     atoms = springs()
     atoms.set_momenta(np.zeros((8, 3)))
     momenta = atoms.get_momenta()
-    momenta[5, 0] = np.sqrt(2.0 * 63.5 * 2.0)  # 2 eV, in all no more than 2000 K
+    momenta[5, 0] = np.sqrt(2.0 * 63.5 * 2.0)  # 2 eV, of which seen from the centre 49 / 64; in all less than 2000 K
     atoms.set_momenta(momenta)
-    with pytest.raises(SimulationError, match=r"^step 0: atom 5 \(Cu\) moves as fast as at 1\.55e\+04 K; the model is"):
+    with pytest.raises(SimulationError, match=r"^step 0: atom 5 \(Cu\) moves as fast as at 1\.18e\+04 K; the model is"):
         run_md(atoms, temperature=100.0)
 
 
