@@ -91,12 +91,12 @@ class Settings:
                 raise ConfigError(f"{name} = {value:g} K: must be finite and not negative")
         if not math.isfinite(self.pressure):
             raise ConfigError(f"pressure = {self.pressure:g} GPa: must be finite")
-        for setting in fields(self):
-            value = getattr(self, setting.name)
-            if setting.name in self.unused and value != setting.default:
+        for name in self.unused:
+            if (value := getattr(self, name)) != getattr(Settings, name):  # the class holds the defaults
                 this = f"nvt with {self.bath}" if self.ensemble == "nvt" else self.ensemble
-                users = USED_BY[setting.name][1]
-                raise ConfigError(f"{setting.name} = {value} does nothing in {this}; leave it out, or choose {users}")
+                raise ConfigError(
+                    f"{name} = {value} does nothing in {this}; leave it out, or choose {USED_BY[name][1]}"
+                )
         if self.keeps_momentum and self.ensemble != "nve" and 0.0 in (self.temperature, self.temperature_end):
             raise ConfigError(
                 f"temperature = 0 K: {self.bath} cannot cool to rest; choose the langevin bath, or a small temperature"
