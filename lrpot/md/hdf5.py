@@ -9,6 +9,7 @@ Source of the layout: de Buyl, Colberg and Hoefling, Comput. Phys. Commun. 185, 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ PLACES = {
     "kinetic": ("observables/kinetic_energy", "eV"),
 }
 
-# Bytes of a part that are copied at once.
+# Bytes of a trajectory that are copied at once.
 BLOCK = 64 * 2**20
 
 
@@ -106,10 +107,11 @@ class Hdf5Frames:
             groups = {name: file[place] for name, (place, _) in PLACES.items()}
             n_frames, n_atoms = groups["positions"]["value"].shape[:2]
             records = np.memmap(temporary, _record(n_atoms), "w+", shape=(n_frames,))
-            for name, group in groups.items():
-                records[name] = group["value"][:]
-            for name in ("step", "time"):
-                records[name] = groups["positions"][name][:]
+            sources = {name: group["value"] for name, group in groups.items()}
+            sources |= {name: groups["positions"][name] for name in ("step", "time")}
+            for block in _blocks(records):
+                for name, source in sources.items():
+                    records[name][block] = source[block]
             records.flush()
 
 
@@ -123,10 +125,15 @@ def _record(n_atoms: int) -> np.dtype:
 
 def _copy(group: Any, name: str, records: np.memmap, field: str) -> Any:
     target = group.create_dataset(name, (len(records), *records[field].shape[1:]), records[field].dtype)
+    for block in _blocks(records):
+        target[block] = records[field][block]
+    return target
+
+
+def _blocks(records: np.memmap) -> Iterator[slice]:
     step = max(1, BLOCK // records.dtype.itemsize)
     for start in range(0, len(records), step):
-        target[start : start + step] = records[field][start : start + step]
-    return target
+        yield slice(start, start + step)
 
 
 def _h5py() -> Any:
