@@ -38,7 +38,8 @@ test-fast: $(VENV)/.dev
 # The fast tests with the lowest releases that pyproject.toml allows, and with the newest; torch is some gigabytes for each.
 # What old releases say of newer ones (deprecations) is not lrpot's to mend.
 test-oldest: build/oldest/.dev
-	OMP_NUM_THREADS=1 build/oldest/bin/python -m pytest --numprocesses 2 -m 'not slow' -q -W ignore::DeprecationWarning
+	OMP_NUM_THREADS=1 build/oldest/bin/python -m pytest --numprocesses 2 -m 'not slow' -q \
+		-W ignore::DeprecationWarning -W ignore::FutureWarning
 
 build/oldest/.dev: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv --clear build/oldest

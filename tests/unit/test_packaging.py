@@ -40,6 +40,12 @@ def test_the_oldest_environment_has_the_lowest_version_of_everything() -> None:
     assert {n: pins[n] for n in pins if not f"{pins[n]}.".startswith(f"{bounds[n]}.")} == {}
 
 
+def test_every_extra_is_explained() -> None:
+    page = (ROOT / "docs" / "installation.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.+?) \|", page, flags=re.MULTILINE)
+    assert {name for row in rows for name in re.findall("`(.+?)`", row)} == set(PROJECT["optional-dependencies"])
+
+
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the sdist and the wheel made from it."""
