@@ -118,10 +118,13 @@ def test_links_inside_the_repository_lead_somewhere(page: Path) -> None:
     assert broken == []
 
 
-def test_the_citation_has_the_version_of_the_package() -> None:
+def test_citation_and_changelog_have_the_version_of_the_package() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == lrpot.__version__
     assert any("2211.16684" in str(reference) for reference in citation["references"])
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    releases = re.findall(r"^## \[(\d.*?)\] - (.+)$", changelog, flags=re.MULTILINE)
+    assert releases[0] == (lrpot.__version__, str(citation["date-released"]))
 
 
 # --- commands
