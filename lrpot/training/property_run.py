@@ -19,6 +19,8 @@ from lrpot.properties.evaluation import errors_text, evaluate_properties, gates_
 from lrpot.properties.model import PropertyModel
 from lrpot.properties.tables import errors_table, save_predictions
 from lrpot.properties.targets import Target, targets_from
+from lrpot.properties.trees import TreesHead
+from lrpot.training.batches import valid_loader
 from lrpot.training.dataset import FitData
 from lrpot.training.epochs import EpochModule
 from lrpot.training.pretraining import MaskedAtoms
@@ -85,6 +87,20 @@ class PropertyRun(Run[PropertyModel]):
         if number < len(self.titles):
             return MaskedAtoms(model, training, self.data.train.elements)
         return PropertyModule(model, training)
+
+    def train(self, model: PropertyModel, number: int, name: str) -> list[dict[str, float]]:
+        """As of any run; trees are grown at once, without epochs."""
+        if not isinstance(model.head, TreesHead):
+            return super().train(model, number, name)
+        self._prepare(model.encoder)
+        features, wanted = [], []
+        with torch.no_grad():
+            for batch in valid_loader(self.data.train, self.stage_training(number)):
+                batch = batch.to(self.device)
+                features.append(model.encoder(batch).graph)
+                wanted.append(model.learned(batch.targets, batch))
+        model.head.grow(torch.cat(features), torch.cat(wanted), self.config.training.seed)
+        return []
 
     def _prepare(self, encoder: Any) -> None:
         """Attach to the structures, once, what the encoder needs of them that does not change."""
