@@ -122,6 +122,7 @@ VACANCIES = {
     **ENCODERS,
     # the same, but that no fold tests a vacancy of a host that it trains on
     "statistics, hosts apart": {ENCODER + "name": "statistics", "data.split": "structure"},
+    "statistics, trees, hosts apart": {**TREES, "data.split": "structure"},
 }
 
 # Suites: task, target, its unit, rows of the table, what these have in common.

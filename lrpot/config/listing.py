@@ -35,8 +35,13 @@ POTENTIAL_TRAINING = (
     "training.total_charge_weight",
 )
 
-# Settings of the fit that trees heed too; they have no steps.
-TREES_TRAINING = ("seed", "ensemble", "device", "devices", "nodes", "dtype", "max_edges", "max_atoms")
+# Of the others those of steps, which trees do without.
+STEP_TRAINING = tuple(
+    f"training.{name}"
+    for name in TrainingConfig.model_fields
+    if name not in ("seed", "ensemble", "device", "devices", "nodes", "dtype", "max_edges", "max_atoms")
+    and f"training.{name}" not in POTENTIAL_TRAINING
+)
 
 
 def commented_yaml(config: FitConfig, name: str | None = None) -> str:
@@ -130,15 +135,7 @@ _IDLE: tuple[tuple[tuple[str, ...], Callable[[FitConfig], bool], str], ...] = (
         "properties.head.kind is not trees",
     ),
     (
-        (
-            "properties.encoder.features",
-            "properties.encoder.dropout",
-            *(
-                f"training.{name}"
-                for name in TrainingConfig.model_fields
-                if name not in TREES_TRAINING and f"training.{name}" not in POTENTIAL_TRAINING
-            ),
-        ),
+        ("properties.encoder.features", "properties.encoder.dropout", *STEP_TRAINING),
         lambda c: c.properties.head.kind == "trees" and c.task == "property",
         "properties.head.kind is trees, which are grown at once and have no network",
     ),

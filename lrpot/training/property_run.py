@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lrpot.config import TrainingConfig
 from lrpot.data.sources import named
-from lrpot.errors import DataError
+from lrpot.errors import DataError, Interrupted
 from lrpot.files import write_text
 from lrpot.model_file import save
 from lrpot.properties.build import build_property_model
@@ -100,6 +100,8 @@ class PropertyRun(Run[PropertyModel]):
                 features.append(model.encoder(batch).graph)
                 wanted.append(model.learned(batch.targets, batch))
         model.head.grow(torch.cat(features), torch.cat(wanted), self.config.training.seed)
+        if self.interrupted():  # nothing is kept of trees, which grow again in as little time
+            raise Interrupted(f"stopped by Ctrl-C; go on with: lrpot fit --resume --out {self.out}")
         return []
 
     def _prepare(self, encoder: Any) -> None:

@@ -301,6 +301,8 @@ def test_trees_read_statistics_alone() -> None:
     section: dict[str, Any] = {"encoder": {"name": "statistics"}, "head": {"kind": "trees"}}
     with pytest.raises(ConfigError, match="trains no diffraction"):
         make_config({"task": "property", "properties": {**section, "diffraction": {"use": "on"}}})
+    with pytest.raises(ConfigError, match=r"set training\.pretrain_epochs to 0"):
+        make_config({"task": "property", "properties": section, "training": {"pretrain_epochs": 2}})
     assert make_config({"task": "property", "properties": section}).properties.encoder.layers == 0  # type: ignore[union-attr]
 
 
