@@ -69,12 +69,13 @@ class TreesHead(nn.Module):
         self.inputs, self.trees, self.max_features, self.min_leaf = inputs, trees, max_features, min_leaf
         self.extensive, self.classes = tuple(extensive), tuple(classes)
         n = len(self.extensive) * trees
-        # every tree a leaf that says the mean of the training set
+        # every tree a leaf that says the mean of the training set; of a class, that both are as likely
+        start = torch.tensor([0.5 if is_class else 0.0 for is_class in classes])
         self.register_buffer("roots", torch.arange(n, dtype=torch.int32).view(-1, trees))
         self.register_buffer("feature", torch.zeros(n, dtype=torch.int16))
         self.register_buffer("threshold", torch.zeros(n, dtype=torch.int32))
         self.register_buffer("branches", torch.arange(n, dtype=torch.int32)[:, None].repeat(1, 2))
-        self.register_buffer("value", torch.full((n,), 0.0))
+        self.register_buffer("value", start.repeat_interleave(trees))
 
     def forward(self, features: CrystalFeatures, batch: Data) -> HeadOutput:
         """Values (G, T); of a class the logit of its probability, of an extensive target a sum over atoms."""
@@ -117,7 +118,7 @@ class TreesHead(nn.Module):
                 n_estimators=self.trees,
                 max_features=self.max_features,
                 min_samples_leaf=self.min_leaf,
-                random_state=seed,
+                random_state=seed % 2**32,  # numpy takes no larger seeds
                 n_jobs=torch.get_num_threads(),
             )
             forest.fit(asked[known].numpy(), column[known].numpy())

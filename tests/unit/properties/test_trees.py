@@ -125,8 +125,10 @@ def test_rows_without_a_label_teach_the_other_targets() -> None:
 
 
 def test_before_they_are_grown_trees_say_the_mean_of_the_training_set() -> None:
+    """Of a class, that both are as likely."""
     graph, _ = drawn()
-    assert torch.equal(TreesHead(6, [False], [False]).means(graph), torch.zeros(80, 1))
+    found = TreesHead(6, [False, False], [False, True], trees=3).means(graph)
+    assert torch.equal(found, torch.tensor([[0.0, 0.5]]).expand(80, 2))
 
 
 def test_the_seed_decides() -> None:
