@@ -236,7 +236,8 @@ def _build_property_model(path: Path, header: dict[str, Any], weights: dict[str,
             with torch.device("meta"):
                 build_property_model(config, elements).load_state_dict(weights, assign=True)
         model = build_property_model(config, elements)
-        model.set_precision(next(value.dtype for name, value in weights.items() if name.startswith("head.")))
+        read = (value.dtype for name, value in weights.items() if name.startswith("head."))
+        model.set_precision(next(dtype for dtype in read if dtype.is_floating_point))
         _check_weights(weights)
         model.load_state_dict(weights)
     except LrpotError as error:

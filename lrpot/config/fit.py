@@ -58,6 +58,8 @@ class FitConfig(Section):
                 "task property is fitted by one process, for its batches are normalised together; set training.devices "
                 "and training.nodes to 1"
             )
+        if self.properties.head.kind == "trees" and training.pretrain_epochs:
+            raise ValueError("head trees trains no encoder; set training.pretrain_epochs to 0")
         if training.precision == "bf16":
             raise ValueError("training.precision bf16 is for task potential; choose full")
         return self

@@ -23,6 +23,7 @@ from lrpot.files import run_directory, write_text
 from lrpot.model_file import check_device, load, save
 from lrpot.potential import Potential
 from lrpot.properties.build import build_property_model
+from lrpot.properties.trees import scikit_learn_trees
 from lrpot.shipped import find_model
 from lrpot.training.batches import check_sizes
 from lrpot.training.dataset import FitData, read_data
@@ -168,6 +169,8 @@ def _fit(
     # data and configuration are checked before the directory is touched
     check_device(processes.device(training.device))
     check_loggers(config)
+    if config.task == "property" and config.properties.head.kind == "trees":
+        scikit_learn_trees()
     if not resume:
         for line in without_effect(config):
             console.warn(line)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lrpot.config import TrainingConfig
 from lrpot.data.sources import named
-from lrpot.errors import DataError
+from lrpot.errors import DataError, Interrupted
 from lrpot.files import write_text
 from lrpot.model_file import save
 from lrpot.properties.build import build_property_model
@@ -19,6 +19,8 @@ from lrpot.properties.evaluation import errors_text, evaluate_properties, gates_
 from lrpot.properties.model import PropertyModel
 from lrpot.properties.tables import errors_table, save_predictions
 from lrpot.properties.targets import Target, targets_from
+from lrpot.properties.trees import TreesHead
+from lrpot.training.batches import valid_loader
 from lrpot.training.dataset import FitData
 from lrpot.training.epochs import EpochModule
 from lrpot.training.pretraining import MaskedAtoms
@@ -85,6 +87,22 @@ class PropertyRun(Run[PropertyModel]):
         if number < len(self.titles):
             return MaskedAtoms(model, training, self.data.train.elements)
         return PropertyModule(model, training)
+
+    def train(self, model: PropertyModel, number: int, name: str) -> list[dict[str, float]]:
+        """As of any run; trees are grown at once, without epochs."""
+        if not isinstance(model.head, TreesHead):
+            return super().train(model, number, name)
+        self._prepare(model.encoder)
+        features, wanted = [], []
+        with torch.no_grad():
+            for batch in valid_loader(self.data.train, self.stage_training(number)):
+                batch = batch.to(self.device)
+                features.append(model.encoder(batch).graph)
+                wanted.append(model.learned(batch.targets, batch))
+        model.head.grow(torch.cat(features), torch.cat(wanted), self.config.training.seed)
+        if self.interrupted():  # nothing is kept of trees, which grow again in as little time
+            raise Interrupted(f"stopped by Ctrl-C; go on with: lrpot fit --resume --out {self.out}")
+        return []
 
     def _prepare(self, encoder: Any) -> None:
         """Attach to the structures, once, what the encoder needs of them that does not change."""
