@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ase import Atoms, units
 
 from lrpot._version import __version__
 from lrpot.errors import ConfigError
-from lrpot.files import atomic_path
+from lrpot.files import atomic_path, blaming
 from lrpot.md.frames import Mark, cut, sync
 
 # Of each thing in a record: its place in the file, and its unit there.
@@ -56,8 +57,9 @@ class Hdf5Frames:
         record["velocities"] = atoms.get_velocities() * units.fs
         record["forces"] = atoms.get_forces() * units.mol / units.kJ
         record["potential"], record["kinetic"] = atoms.get_potential_energy(), atoms.get_kinetic_energy()
-        self.file.write(record.tobytes())
-        self.file.flush()
+        with blaming(self.part):
+            self.file.write(record.tobytes())
+            self.file.flush()
 
     def mark(self) -> Mark:
         return {"bytes": sync(self.part)}
@@ -73,7 +75,10 @@ class Hdf5Frames:
         if self.atoms is None:
             return
         if self.file is not None:
-            self.file.close()
+            with suppress(OSError):  # told when it was written
+                self.file.close()
+        if self.part.stat().st_size % _record(len(self.atoms)).itemsize:
+            return  # no room for the last frame; a run that goes on takes up what is there
         records = np.memmap(self.part, _record(len(self.atoms)), "r")
         # no times of its making, so that equal runs are equal files
         with atomic_path(self.path) as temporary, self.h5py.File(temporary, "w") as file:

@@ -15,6 +15,7 @@ from ase.md.md import MolecularDynamics
 
 from lrpot.analysis import Slope, energy_drift
 from lrpot.errors import DataError, OutputError
+from lrpot.files import blaming
 from lrpot.md.frames import Mark, cut, sync
 from lrpot.md.integrators import conserved_energy, degrees_of_freedom, thermal_momenta
 from lrpot.md.settings import Settings
@@ -165,12 +166,13 @@ class _Table:
             raise OutputError(f"{path}: another run writes it; wait for that, or choose another --out") from error
 
     def write(self, values: list[float | None]) -> None:
-        if not self.begun:
-            self.file.truncate(0)
-            csv.writer(self.file).writerow(COLUMNS)
-            self.begun = True
-        csv.writer(self.file).writerow(["" if value is None else repr(value) for value in values])
-        self.file.flush()
+        with blaming(self.path):
+            if not self.begun:
+                self.file.truncate(0)
+                csv.writer(self.file).writerow(COLUMNS)
+                self.begun = True
+            csv.writer(self.file).writerow(["" if value is None else repr(value) for value in values])
+            self.file.flush()
 
     def mark(self) -> Mark:
         return {"bytes": sync(self.path)}

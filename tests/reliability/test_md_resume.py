@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -108,6 +109,22 @@ def test_every_format_is_cut_back_to_the_state(ending: str, tmp_path: Path, monk
     with open(next((tmp_path / "cut").glob(f"md{ending}*")), "ab") as file:
         file.write(b"half a frame")
     run(tmp_path / "cut", ending, interval=1, steps=50, resume=True)
+    assert content(tmp_path / "cut") == content(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("ending", [".traj", ".extxyz", ".h5"])
+def test_a_run_that_finds_no_room_goes_on_when_there_is(ending: str, tmp_path: Path) -> None:
+    """A limit on the size of files stands in for a full disk: the trajectory meets it between two states."""
+    run(tmp_path / "whole", ending, interval=1)
+    dies_at = (tmp_path / "whole" / f"md{ending}").stat().st_size // 2
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (dies_at, before[1]))
+    try:
+        with pytest.raises(OutputError, match=rf"md\{ending}.*: cannot be written \(File too large\); free or choose"):
+            run(tmp_path / "cut", ending, interval=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    run(tmp_path / "cut", ending, interval=1, resume=True)
     assert content(tmp_path / "cut") == content(tmp_path / "whole")
 
 
