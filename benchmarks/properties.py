@@ -114,6 +114,7 @@ JDFT2D = {
     "descriptor": {**DESCRIPTOR, **FEW_WAVES},
     "ReGNet, no filters": {**REGNET, ENCODER + "reciprocal": False},
     **ENCODERS,
+    "statistics, ensemble of 20": {ENCODER + "name": "statistics", "training.ensemble": 20},
 }
 
 # vacancies of one host stand in several folds of UnconvBench; published errors are those of models that saw them
