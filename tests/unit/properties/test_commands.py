@@ -274,6 +274,30 @@ def test_every_error_is_one_line_and_leaves_nothing(
     assert listing(here) == []
 
 
+@pytest.mark.parametrize("command", ["predict", "screen"])
+def test_what_is_read_is_never_replaced(
+    command: str, sound: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither a file that is named nor one of a folder, even with --overwrite; older results only with it."""
+    (here / "folder").mkdir()
+    ase.io.write(here / "folder" / "some.extxyz", salts(3))
+    before = (here / "folder" / "some.extxyz").read_bytes()
+    for read in ("folder/some.extxyz", "folder"):
+        words = (command, sound / "gap.pt", read, "--out", "folder/../folder/some.extxyz", "--overwrite")
+        assert run_cli(*words) == 1
+        one_error_line(capsys.readouterr().err, ("some.extxyz: is also read from", "choose another --out"))
+    assert (here / "folder" / "some.extxyz").read_bytes() == before
+    words = (command, sound / "gap.pt", "folder", "--out", "folder/found.csv")
+    assert run_cli(*words) == 0
+    (here / "folder" / "found.csv").write_text("older\n")
+    capsys.readouterr()
+    assert run_cli(*words) == 1
+    one_error_line(capsys.readouterr().err, ("found.csv: exists already", "--overwrite"))
+    assert (here / "folder" / "found.csv").read_text() == "older\n"
+    assert run_cli(*words, "--overwrite") == 0
+    assert len(rows_of(here / "folder" / "found.csv")) == 3
+
+
 def test_screening_goes_on_past_what_cannot_be_used(
     inputs: dict[str, Path], here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
