@@ -28,6 +28,7 @@ from tests.helpers_cli import (
     PATIENCE,
     call_cli,
     listing,
+    one_error_line,
     rock_salt,
     run_cli,
     save_model,
@@ -254,6 +255,33 @@ def test_evaluate_writes_beside_the_model_unless_told(tmp_path: Path) -> None:
     assert listing(tmp_path / "models") == ["charge-scale-rows.png", "evaluation-rows.json", "m.pt", "parity-rows.png"]
     found = json.loads((tmp_path / "models" / "evaluation-rows.json").read_text())
     assert found["stress"]["unit"] == "eV/A^3"
+
+
+def test_evaluations_of_other_data_or_another_model_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files of one name from several folders, and models in one folder, would write the same results."""
+    monkeypatch.chdir(tmp_path)
+    save_model(tmp_path / "m.pt", "none")
+    save_model(tmp_path / "other.pt", "none")
+    for name in ("one", "two"):
+        Path(name).mkdir()
+        write_ionic_rows(Path(name) / "rows.extxyz", n=1)
+    results = Path("evaluation-rows.json")
+    assert run_cli("evaluate", "m.pt", "one/rows.extxyz") == 0
+    assert run_cli("evaluate", tmp_path / "m.pt", "two/../one/rows.extxyz") == 0, "the same again"
+    before = results.read_bytes()
+    for words in (("m.pt", "two/rows.extxyz"), ("other.pt", "one/rows.extxyz")):
+        capsys.readouterr()
+        assert run_cli("evaluate", *words) == 1
+        one_error_line(capsys.readouterr().err, ("evaluation-rows.json: holds results of", "rows.extxyz", "--overwrite"))
+        assert results.read_bytes() == before
+    assert run_cli("evaluate", "m.pt", "two/rows.extxyz", "--overwrite") == 0
+    assert json.loads(results.read_text())["data"] == "two/rows.extxyz"
+    results.write_text("notes of mine")
+    capsys.readouterr()
+    assert run_cli("evaluate", "m.pt", "two/rows.extxyz") == 1
+    one_error_line(capsys.readouterr().err, ("holds results that cannot be read", "--overwrite"))
 
 
 @pytest.fixture
