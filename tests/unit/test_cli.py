@@ -274,7 +274,10 @@ def test_evaluations_of_other_data_or_another_model_are_kept(
     for words in (("m.pt", "two/rows.extxyz"), ("other.pt", "one/rows.extxyz")):
         capsys.readouterr()
         assert run_cli("evaluate", *words) == 1
-        one_error_line(capsys.readouterr().err, ("evaluation-rows.json: holds results of", "rows.extxyz", "--overwrite"))
+        told = ("evaluation-rows.json: holds results of", "rows.extxyz", "--overwrite")
+        one_error_line(capsys.readouterr().err, told)
+            capsys.readouterr().err, ("evaluation-rows.json: holds results of", "rows.extxyz", "--overwrite")
+        )
         assert results.read_bytes() == before
     assert run_cli("evaluate", "m.pt", "two/rows.extxyz", "--overwrite") == 0
     assert json.loads(results.read_text())["data"] == "two/rows.extxyz"
