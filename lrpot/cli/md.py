@@ -111,6 +111,7 @@ def md(
     from lrpot.model_file import load
     from lrpot.prediction import read_crystals
     from lrpot.shipped import find_model
+    from lrpot.supercell import repeated
 
     if out.suffix not in FORMATS:
         raise ConfigError(f"--out {out}: unknown ending {out.suffix!r}; use {', '.join(FORMATS)}")
@@ -138,7 +139,7 @@ def md(
         for doubt in doubts(potential):
             console.warn(doubt)
     check_writable(out)
-    atoms = row.atoms.repeat(supercell)
+    atoms = repeated(row.atoms, supercell)
     atoms.calc = LRCalculator(potential, device=device, dtype=dtype.value, skin=skin, stress=ensemble is Ensemble.npt)
     with (
         console.progress(f"{ensemble.value}, {len(atoms)} atoms", steps, "steps") as update,

@@ -276,8 +276,6 @@ def test_evaluations_of_other_data_or_another_model_are_kept(
         assert run_cli("evaluate", *words) == 1
         told = ("evaluation-rows.json: holds results of", "rows.extxyz", "--overwrite")
         one_error_line(capsys.readouterr().err, told)
-            capsys.readouterr().err, ("evaluation-rows.json: holds results of", "rows.extxyz", "--overwrite")
-        )
         assert results.read_bytes() == before
     assert run_cli("evaluate", "m.pt", "two/rows.extxyz", "--overwrite") == 0
     assert json.loads(results.read_text())["data"] == "two/rows.extxyz"
@@ -394,6 +392,16 @@ def test_md_of_a_supercell_and_over_an_older_run(tmp_path: Path, capsys: pytest.
     assert {len(frame) for frame in ase.io.read(tmp_path / "md.traj", ":")} == {16}
     assert run_cli(*words, "--supercell", 2, 1, 1, "--overwrite") == 0
     assert [len(frame) for frame in ase.io.read(tmp_path / "md.traj", ":")] == [32, 32, 32]
+
+
+def test_md_of_a_charged_supercell(tmp_path: Path) -> None:
+    """The whole has the charge of all its cells."""
+    atoms = rock_salt(1)
+    atoms.info["charge"] = 1.0
+    ase.io.write(tmp_path / "one.extxyz", atoms)
+    words = ("md", save_model(tmp_path / "m.pt"), tmp_path / "one.extxyz", "--steps", 1, "--interval", 1)
+    assert run_cli(*words, "--supercell", 2, 1, 3, "--out", tmp_path / "md.extxyz") == 0
+    assert [frame.info["charge"] for frame in ase.io.read(tmp_path / "md.extxyz", ":")] == [6.0, 6.0]
 
 
 @pytest.mark.parametrize("command", ["data", "evaluate", "predict", "md"])
