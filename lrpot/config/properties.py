@@ -219,7 +219,7 @@ class HeadConfig(Section):
         description="shared: a network for each target on the same features; experts: each target mixes a few of many "
         "networks (ReGNet-MT); single: one target, which shares nothing.",
     )
-    experts: int = Field(15, ge=1, description="Networks that targets share.")
+    experts: int = Field(15, ge=2, description="Networks that targets share.")
     top: int = Field(4, ge=1, description="How many of them a target takes for a crystal.")
     variant: Literal["invariant", "published"] = Field(
         "invariant", description="published: the printed order of softmax and choice."
