@@ -246,6 +246,10 @@ CASES: dict[str, tuple[str, ...]] = {
     "ensemble {gap} {gap} --out e.pt": ("models 0 and 1 of the ensemble are the same",),
     "ensemble {gap} {potential} --out e.pt": ("potential.pt: is a potential", "join models of one kind"),
     "md {gap} {cif2} --steps 1": ("gap.pt: predicts gap of crystals", "use it with lrpot predict"),
+    "report {properties}": ("properties: is a fit of properties", "of a potential", "parity.png", "test.csv"),
+    "plot kernel {potential} --out k.foo": ("--out k.foo: unknown ending '.foo'", "use .png, .pdf or .svg"),
+    "plot diffraction {gap} {cif2} --out k": ("--out k: unknown ending ''", "use .png, .pdf or .svg"),
+    "plot attention {gap} {cif2} --out k.csv": ("--out k.csv: unknown ending '.csv'", "use .png, .pdf or .svg"),
     "report {gap}": ("gap.pt: holds no run", "name the directory"),
     "export matbench nowhere --task matbench_jdft2d --about a.yaml --out o": ("nowhere/config.yaml: no such file",),
 }
@@ -269,11 +273,14 @@ def inputs(sound: Path) -> dict[str, Path]:
         (folder / f"{name}.csv").write_text(text)
     (folder / "packed.csv.gz").write_bytes(gzip.compress(b"salt-1,1.0\n"))
     (folder / "empty").mkdir()
+    (folder / "properties").mkdir()
+    (folder / "properties" / "config.yaml").write_text("task: property\n")
     ase.io.write(folder / "crystals.extxyz", salts(3))
     return {
         **{name: folder / f"{name}.csv" for name in tables},
         "packed": folder / "packed.csv.gz",
         "empty": folder / "empty",
+        "properties": folder / "properties",
         "crystals": folder / "crystals.extxyz",
         "cif": folder / "shared_site.cif",
         "cif2": folder / "salt-1.cif",
