@@ -4,7 +4,8 @@
 
 Models, edges and environment are those of `equivariant.py`. Both see the same batches in the same order, the same loss
 of energies per atom and forces, Adam, and a rate that falls to zero along a cosine. Each gets the rate that suits it
-best on the validation cells, a larger and a smaller one being worse, or the script ends; the table shows the test cells.
+best on the validation cells, between a larger and a smaller one that suit it less: without these the script ends. The
+table shows the test cells.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The wave vectors of crystals, their phases at the atoms, and structure factors of features.
 
 The phases depend on the crystals alone: they are made once for a batch and serve every layer. Crystals of a like size
-are padded to common numbers of atoms and waves, so that the sums are batched matrix products. Those of other sizes stand
-in other blocks, so that small ones beside a large one do not cost as much as it does.
+are padded to common numbers of atoms and waves, so that the sums are batched matrix products. Those of other sizes
+stand in other blocks, so that small ones beside a large one do not cost as much as it does.
 """
 
 from __future__ import annotations

@@ -115,7 +115,7 @@ def larger(a: float, b: float) -> float:
 
 
 def take(features: AtomFeatures, atoms: Tensor | slice) -> AtomFeatures:
-    return AtomFeatures(*(None if values is None else values[atoms] for values in features))
+    return AtomFeatures._make(None if values is None else values[atoms] for values in features)
 
 
 def check_finite(values: Tensor) -> None:

@@ -109,5 +109,5 @@ def gpu_is_cpu(bench: Bench) -> float:
     there = batch.clone().to("cuda")
     with torch.no_grad():
         output = copy.deepcopy(bench.model).to("cuda")(there, edge_vectors(there))
-    output = AtomFeatures(*(None if values is None else values.cpu() for values in output))
+    output = AtomFeatures._make(None if values is None else values.cpu() for values in output)
     return difference(bench.run(batch), output)

@@ -29,5 +29,5 @@ def test_the_best_of_all_lies_between_others(script: ModuleType) -> None:
 
 @pytest.mark.parametrize("errors", [(3.0, 2.0, 1.0), (1.0, 2.0, 3.0), (math.nan, math.nan, 1.0)])
 def test_a_best_at_an_end_is_refused(script: ModuleType, errors: tuple[float, ...]) -> None:
-    with pytest.raises(SystemExit, match="one: the best rate, .* is at an end of those tried; add others to RATES"):
+    with pytest.raises(SystemExit, match=r"one: the best rate, .* is at an end of those tried; add others to RATES"):
         script.best_of("one", tried(*errors))
