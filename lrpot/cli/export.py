@@ -69,7 +69,7 @@ def _predictions(run: Path, task: SuiteTask) -> tuple[FitConfig, PropertyEvaluat
     """Settings of a run on the official folds of a task, what it predicts, and names of the crystals.
 
     Raises:
-        ConfigError: a run on other folds, or of several targets. DataError: not a run, or an unfinished one.
+        ConfigError: no run, one on other folds, or of several targets. DataError: it is not finished, or damaged.
     """
     from lrpot.config import make_config
     from lrpot.errors import ConfigError

@@ -57,7 +57,8 @@ def md(
     pdamp: Annotated[float, typer.Option("--pdamp", help="Response time of the cell in npt, fs.")] = 1000.0,
     interval: Annotated[int, typer.Option("--interval", help="Steps between frames.")] = 10,
     supercell: Annotated[
-        tuple[int, int, int], typer.Option("--supercell", help="Repeat the crystal along its lattice vectors.")
+        tuple[int, int, int],
+        typer.Option("--supercell", help="Repeat the crystal, and its total charge, along its lattice vectors."),
     ] = (1, 1, 1),
     skin: Annotated[
         float, typer.Option("--skin", help="Keep neighbours this far beyond the cutoff, A; faster, same results.")

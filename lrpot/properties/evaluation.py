@@ -125,12 +125,14 @@ def _groups(structures: Iterable[Structure], wave_cutoff: float) -> Iterator[lis
     group: list[Structure] = []
     edges, phases = 0, 0.0
     for structure in structures:
-        edges += structure.edge_index.shape[1]
-        phases += float(expected_waves(structure, wave_cutoff)) * structure.num_nodes
-        if group and (edges > MAX_EDGES or phases > MAX_PHASES or len(group) == MAX_CRYSTALS):
+        own_edges = structure.edge_index.shape[1]
+        own_phases = float(expected_waves(structure, wave_cutoff)) * structure.num_nodes
+        full = edges + own_edges > MAX_EDGES or phases + own_phases > MAX_PHASES or len(group) == MAX_CRYSTALS
+        if group and full:
             yield group
-            group, edges = [], structure.edge_index.shape[1]
-            phases = float(expected_waves(structure, wave_cutoff)) * structure.num_nodes
+            group, edges, phases = [], 0, 0.0
         group.append(structure)
+        edges += own_edges
+        phases += own_phases
     if group:
         yield group
