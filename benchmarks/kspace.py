@@ -5,7 +5,8 @@
 All compute E = 1/V sum_{0<|k|<4/A} Phi(|k|) |S(k)|^2 of Gaussian charges +-1, 1 A wide, in float32, but for a constant
 (the self-energy). What depends on the cell alone is prepared outside of the timing where a code lets its caller do so.
 Every code gets the fastest of its settings whose forces are wrong by no more than LIMIT (relative, root mean square,
-against float64); if there is none, its most accurate, and the table shows how wrong that is.
+against float64); if there is none, its most accurate, and the table shows how wrong that is. On CPUs nvalchemi's sums
+are of Warp, which has one thread there, so that others have one too unless --threads says otherwise.
 """
 
 from __future__ import annotations
@@ -696,7 +697,7 @@ def _arguments() -> argparse.Namespace:
         default=("auto",),
         help="of lrpot; ratios are to the first",
     )
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="of every code but nvalchemi's, which has one")
     parser.add_argument("--seconds", type=float, default=60.0, help="of timing for each case, about")
     parser.add_argument("--memory", choices=CASES, help=argparse.SUPPRESS)
     parser.add_argument("--setting", help=argparse.SUPPRESS)

@@ -90,7 +90,9 @@ def electrostatic_energy(atoms: Atoms) -> float:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/salts"), help="directory (default: runs/salts)")
-    parser.add_argument("--encoder", default="statistics", help="statistics, cgcnn, regnet or yu (default: statistics)")
+    parser.add_argument(
+        "--encoder", default="statistics", help="any that lrpot fit knows, such as cgcnn, regnet (default: statistics)"
+    )
     parser.add_argument("--crystals", type=int, default=240, help="to learn from (default: 240)")
     parser.add_argument("--epochs", type=int, default=200, help="at most (default: 200)")
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier run left in --out")

@@ -14,9 +14,11 @@ if not os.environ.get("MPLBACKEND", "").startswith("module://"):
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
-from lrpot.files import atomic_path
+from lrpot.errors import ConfigError
+from lrpot.files import atomic_path, check_writable
 
 STYLE: Any = {
     "font.size": 10,
@@ -37,6 +39,17 @@ def thinned(reference: np.ndarray, difference: np.ndarray, most: int = 20_000) -
     # the worst are what one looks for in a parity picture
     chosen = np.union1d(chosen, np.argsort(-np.abs(difference))[:200])
     return reference[chosen], difference[chosen]
+
+
+def check_picture(path: Path) -> None:
+    """Find out before any work whether a picture can be written there.
+
+    Raises:
+        ConfigError: an ending of no format. OutputError: it cannot be written.
+    """
+    if path.suffix.lower().removeprefix(".") not in FigureCanvasBase.get_supported_filetypes():
+        raise ConfigError(f"--out {path}: unknown ending {path.suffix!r}; use .png, .pdf or .svg")
+    check_writable(path)
 
 
 def save(figure: Figure, path: str | Path) -> Path:

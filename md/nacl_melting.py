@@ -30,7 +30,7 @@ RMAX = 8.0  # A
 def main() -> None:
     arguments = parse()
     atoms = bulk("NaCl", "rocksalt", a=5.64, cubic=True).repeat(arguments.cells)
-    atoms.calc = LRCalculator(arguments.model, device=arguments.device, skin=0.5)
+    atoms.calc = LRCalculator(arguments.model, device=arguments.device, skin=0.5, stress=True)
     arguments.out.mkdir(parents=True, exist_ok=True)
     out = arguments.out
     heated = at_pressure(atoms, arguments, "heating", arguments.heat, arguments.first, arguments.last)

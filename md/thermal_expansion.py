@@ -21,6 +21,7 @@ from lrpot import LRCalculator
 from lrpot.analysis import mean_square_displacement, pair_distribution, unwrapped, velocity_spectrum
 from lrpot.errors import ConfigError
 from lrpot.plot_style import COLOURS, STYLE, save
+from lrpot.supercell import repeated
 
 # What a model of these elements is tried on: a crystal and how often it is repeated.
 CRYSTALS = {
@@ -32,12 +33,12 @@ RMAX = 6.0  # A
 
 def main() -> None:
     arguments = parse()
-    calculator = LRCalculator(arguments.model, device=arguments.device, skin=0.5)
+    calculator = LRCalculator(arguments.model, device=arguments.device, skin=0.5, stress=True)
     atoms, repeats = crystal(calculator, arguments.structure)
     arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.quick:
         repeats = (2, 2, 1) if len(atoms) < 8 else (1, 1, 1)
-    atoms = atoms.repeat(arguments.cells or repeats)
+    atoms = repeated(atoms, arguments.cells or repeats)
     repeats = np.array(arguments.cells or repeats)
     atoms.calc = calculator
     frames, lengths = {}, []
@@ -98,7 +99,8 @@ def draw(
         axes[0, 0].legend(fontsize=8)
         for n, (temperature, found) in enumerate(frames.items()):
             colour, label = COLOURS[n % len(COLOURS)], f"{temperature:g} K"
-            one, other = sorted(set(found[0].get_chemical_symbols()))[:2]
+            symbols = sorted(set(found[0].symbols))
+            one, other = symbols[0], symbols[-1]  # the same of an element alone
             axes[0, 1].plot(*pair_distribution(found[::5], one, other, RMAX), color=colour, lw=1.2, label=label)
             step = arguments.interval * arguments.timestep
             msd = mean_square_displacement(unwrapped(found))

@@ -83,7 +83,7 @@ def band(perfect: Atoms, calculator: LRCalculator, arguments: argparse.Namespace
             raise WorkflowError(f"the band is not at rest after {arguments.neb_steps} steps; allow more --neb-steps")
     for image in images:
         # one calculator knows the last image only
-        image.calc = LRCalculator(calculator.model)
+        image.calc = LRCalculator(calculator.model, device=arguments.device, skin=0.5)
     return images
 
 

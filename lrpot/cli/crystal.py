@@ -72,9 +72,9 @@ def check_outputs(files: Sequence[Path], *, overwrite: bool) -> None:
     from lrpot.files import check_writable
 
     for file in files:
+        check_writable(file)
         if file.exists() and not overwrite:
             raise OutputError(f"{file}: exists already; add --overwrite to replace it, or choose another --out")
-        check_writable(file)
 
 
 def write_record(out: Path, model: Path, structure: Path, record: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lrpot.cli.crystal import Overwrite
 from lrpot.cli.options import Device, DType, Model, Precision
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def evaluate(
         Path | None,
         typer.Option("--out", help="Directory for evaluation-DATA.json and pictures.", show_default="beside the model"),
     ] = None,
+    overwrite: Overwrite = False,
     device: Device = "cpu",
     dtype: Precision = DType.float64,
 ) -> None:
@@ -54,6 +56,8 @@ def evaluate(
     folder = model.parent if out is None else out
     name = data.name.split(".")[0]
     results, picture = folder / f"evaluation-{name}.json", folder / f"parity-{name}.png"
+    if not overwrite:
+        _check_same(results, model, data)
     potential = load_model(model, device=device, dtype=getattr(torch, dtype.value))
     check_writable(results)
     if not isinstance(potential, Potential):
@@ -120,6 +124,30 @@ def evaluate(
         written.append(plots.calibration(evaluation, len(potential.members), folder / f"calibration-{name}.png"))
     for file in written:
         console.line(f"wrote {file}")
+
+
+def _check_same(results: Path, model: Path, data: Path) -> None:
+    """An evaluation may be repeated; one of other data, or of another model, has the same name and is kept.
+
+    Raises:
+        OutputError: such an evaluation, or what cannot be read as one, is there.
+    """
+    import json
+
+    from lrpot.errors import OutputError
+
+    if not results.exists():
+        return
+    try:
+        older = json.loads(results.read_text(encoding="utf-8"))
+        same = [Path(older[name]).resolve() for name in ("model", "data")] == [model.resolve(), data.resolve()]
+        of = f"of {older['model']} on {older['data']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        same, of = False, "that cannot be read"
+    if not same:
+        raise OutputError(
+            f"{results}: holds results {of}; add --overwrite to replace them, or choose another directory with --out"
+        )
 
 
 def _evaluate_properties(

@@ -57,7 +57,8 @@ def md(
     pdamp: Annotated[float, typer.Option("--pdamp", help="Response time of the cell in npt, fs.")] = 1000.0,
     interval: Annotated[int, typer.Option("--interval", help="Steps between frames.")] = 10,
     supercell: Annotated[
-        tuple[int, int, int], typer.Option("--supercell", help="Repeat the crystal along its lattice vectors.")
+        tuple[int, int, int],
+        typer.Option("--supercell", help="Repeat the crystal, and its total charge, along its lattice vectors."),
     ] = (1, 1, 1),
     skin: Annotated[
         float, typer.Option("--skin", help="Keep neighbours this far beyond the cutoff, A; faster, same results.")
@@ -111,6 +112,7 @@ def md(
     from lrpot.model_file import load
     from lrpot.prediction import read_crystals
     from lrpot.shipped import find_model
+    from lrpot.supercell import repeated
 
     if out.suffix not in FORMATS:
         raise ConfigError(f"--out {out}: unknown ending {out.suffix!r}; use {', '.join(FORMATS)}")
@@ -138,7 +140,7 @@ def md(
         for doubt in doubts(potential):
             console.warn(doubt)
     check_writable(out)
-    atoms = row.atoms.repeat(supercell)
+    atoms = repeated(row.atoms, supercell)
     atoms.calc = LRCalculator(potential, device=device, dtype=dtype.value, skin=skin, stress=ensemble is Ensemble.npt)
     with (
         console.progress(f"{ensemble.value}, {len(atoms)} atoms", steps, "steps") as update,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -109,17 +110,23 @@ def property_settings(
     }
 
 
-def check_crystals_out(out: Path | None) -> None:
+def check_crystals_out(out: Path | None, files: Sequence[Path], *, overwrite: bool) -> None:
     """Find out before any work whether predictions can be written there.
 
+    Args:
+        files: what is read; of a folder the crystals in it.
     Raises:
-        ConfigError: an ending of no kind of table. OutputError: it cannot be written.
+        ConfigError: an ending of no kind of table. OutputError: it is read too, is there already, or cannot be written.
+        DataError: a folder without crystals.
     """
-    from lrpot.errors import ConfigError
-    from lrpot.files import check_writable
+    from lrpot.cli.crystal import check_outputs
+    from lrpot.errors import ConfigError, OutputError
+    from lrpot.properties.prediction import files_of
 
     if out is None:
         return
     if out.suffix not in (".csv", ".extxyz", ".xyz"):
         raise ConfigError(f"--out {out}: unknown ending {out.suffix!r}; use .csv or .extxyz")
-    check_writable(out)
+    if out.exists() and any(file.exists() and out.samefile(file) for file in files_of(files)):
+        raise OutputError(f"--out {out}: is also read from; choose another --out")
+    check_outputs([out], overwrite=overwrite)

@@ -35,16 +35,16 @@ def kernel(
     from lrpot import plots
     from lrpot.console import Console
     from lrpot.errors import ConfigError
-    from lrpot.files import check_writable
     from lrpot.model_file import load
+    from lrpot.plot_style import check_picture
     from lrpot.units import COULOMB_CONSTANT
 
     console = Console()
+    picture = model.with_name(f"kernel-{model.stem}.png") if out is None else out
+    check_picture(picture)
     potential = load(model)
     if potential.long is None:
         raise ConfigError(f"{model}: this model has no long-range part, so there is no kernel to draw")
-    picture = model.with_name(f"kernel-{model.stem}.png") if out is None else out
-    check_writable(picture)
     distances = torch.tensor(DISTANCES, dtype=torch.float64)
     learned = potential.long.pair_energy(distances)
     bare = COULOMB_CONSTANT / distances
@@ -116,15 +116,15 @@ def _opened(
     """A model of properties, a crystal, and where the picture goes."""
     from lrpot.data.readers import read_rows
     from lrpot.errors import ConfigError
-    from lrpot.files import check_writable
     from lrpot.model_file import load_model
+    from lrpot.plot_style import check_picture
     from lrpot.potential import Potential
 
+    picture = model.with_name(f"{what}-{crystal.stem}.png") if out is None else out
+    check_picture(picture)
     loaded = load_model(model)
     if isinstance(loaded, Potential):
         raise ConfigError(f"{model}: is a potential; {what} is drawn of models of lrpot fit --encoder")
-    picture = model.with_name(f"{what}-{crystal.stem}.png") if out is None else out
-    check_writable(picture)
     return loaded, read_rows(crystal)[-1], picture
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lrpot.cli.crystal import Overwrite
 from lrpot.cli.options import Device, DType, Model, Precision, check_crystals_out
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def predict(
         Path | None,
         typer.Option("--out", help="Table (.csv), or crystals with what is predicted (.extxyz).", show_default="none"),
     ] = None,
+    overwrite: Overwrite = False,
     device: Device = "cpu",
     dtype: Precision = DType.float64,
 ) -> None:
@@ -35,14 +37,11 @@ def predict(
     from lrpot.calibration import doubts
     from lrpot.console import Console
     from lrpot.ensemble import Ensemble
-    from lrpot.errors import OutputError
     from lrpot.model_file import load_model
     from lrpot.potential import Potential
     from lrpot.prediction import predict_crystals, read_crystals, summary, write_predictions
 
-    if out is not None and out.exists() and any(file.exists() and out.samefile(file) for file in files):
-        raise OutputError(f"--out {out}: is also read from; choose another --out")
-    check_crystals_out(out)
+    check_crystals_out(out, files, overwrite=overwrite)
     console = Console()
     potential = load_model(model, device=device, dtype=getattr(torch, dtype.value))
     if not isinstance(potential, Potential):

@@ -11,7 +11,7 @@ from lrpot.cli.options import Device
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="Directory of a run that lrpot fit wrote, finished or not.")],
+    run: Annotated[Path, typer.Argument(help="Directory of a potential that lrpot fit wrote, finished or not.")],
     data: Annotated[
         Path | None,
         typer.Option(
@@ -25,7 +25,8 @@ def report(
     ] = None,
     device: Device = "cpu",
 ) -> None:
-    """One HTML page about a run: errors, parity plots, learning curves, kernel, charges, the worst structures in 3-D.
+    """One HTML page about the fit of a potential: errors, parity plots, learning curves, kernel, charges, and the worst
+    structures in 3-D.
 
     The page needs nothing beside itself and no network. Errors are computed anew with the run's model.
     """

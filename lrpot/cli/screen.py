@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lrpot.cli.crystal import Overwrite
 from lrpot.cli.options import Device, DType, check_crystals_out
 
 
@@ -47,6 +48,7 @@ def screen(
         Path | None,
         typer.Option("--out", help="Table (.csv), or crystals (.extxyz), of those found.", show_default="none"),
     ] = None,
+    overwrite: Overwrite = False,
     device: Device = "cpu",
     dtype: Annotated[DType, typer.Option("--dtype", help="Precision of the network.")] = DType.float32,
 ) -> None:
@@ -62,7 +64,7 @@ def screen(
     from lrpot.properties.prediction import files_of, predict_properties, summary, table_columns, write_properties
     from lrpot.properties.screening import select
 
-    check_crystals_out(out)
+    check_crystals_out(out, files, overwrite=overwrite)
     console = Console()
     loaded = load_model(model, device=device, dtype=getattr(torch, dtype.value))
     if isinstance(loaded, Potential):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from lrpot.config.section import Section
 
@@ -13,6 +13,11 @@ RowFile = Annotated[str, Field(pattern=r"\.json$")]
 
 # One file or pattern, or several.
 Files = Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1)]
+
+
+def _off(value: Any) -> Any:
+    """YAML reads off as false."""
+    return "off" if value is False else value
 
 
 class DataConfig(Section):
@@ -45,9 +50,8 @@ class DataConfig(Section):
     )
     fold: int = Field(0, ge=0, description="The part that validates, counted from 0; the others train.")
     skip_bad_rows: bool = Field(False, description="Leave out rows that cannot be used, and count them.")
-    cache: str = Field(
+    cache: Annotated[str, Field(min_length=1), BeforeValidator(_off)] = Field(
         "auto",
-        min_length=1,
         description="Where graphs are kept for other runs: a folder; off: nowhere; auto: those of files above 64 MB in "
         "the folder LRPOT_CACHE of the environment, or ~/.cache/lrpot.",
     )

@@ -220,7 +220,7 @@ class HeadConfig(Section):
         "networks (ReGNet-MT); single: one target, which shares nothing; trees: extremely randomised trees for each "
         "target, with encoder statistics alone.",
     )
-    experts: int = Field(15, ge=1, description="Networks that targets share.")
+    experts: int = Field(15, ge=2, description="Networks that targets share.")
     top: int = Field(4, ge=1, description="How many of them a target takes for a crystal.")
     variant: Literal["invariant", "published"] = Field(
         "invariant", description="published: the printed order of softmax and choice."

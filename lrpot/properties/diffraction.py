@@ -22,7 +22,7 @@ from lrpot.properties.basis import Gaussians
 from lrpot.properties.checks import check_variant
 from lrpot.properties.elements import ElementEmbedding
 from lrpot.properties.features import CrystalFeatures
-from lrpot.properties.waves import NOT_PERIODIC, envelope, waves
+from lrpot.properties.waves import NOT_PERIODIC, envelope, joined, volume, waves
 from lrpot.structure import batch_index
 
 # 1/A^3, atoms in a usual solid; sets the scale on which intensities are weak or strong.
@@ -30,13 +30,15 @@ ATOM_DENSITY = 1.0 / 20.0
 
 
 class Reflections(NamedTuple):
-    """The pattern of G crystals; zero where a crystal has fewer reflections than another.
+    """The patterns of G crystals of a batch; zero where a crystal has fewer reflections than another.
 
     Attributes:
+        crystals: (G,) which of the batch they are.
         k: (G, K), |Q|, 1/A. weight: (G, K), 2 for a wave and its opposite.
         intensity: (G, K, C), |F_c / V|^2 of each kind of pseudo-particle, 1/A^6.
     """
 
+    crystals: Tensor
     k: Tensor
     weight: Tensor
     intensity: Tensor
@@ -144,31 +146,37 @@ class ShellDiffraction(Diffraction):
 
     def pattern(self, atom: Tensor | None, batch: Data) -> Tensor:
         """(G, channels * (shells + 1))."""
-        reflections, forward = self._scattered(atom, batch)
-        k, weight, intensity = reflections
-        shells = self.shells(k) * (weight * envelope(k, self.k_cutoff))[..., None]
-        spectrum = torch.einsum("gkc,gks->gcs", intensity, shells) / self.usual
-        return torch.log1p(torch.cat([spectrum.flatten(1), forward / ATOM_DENSITY**2], dim=1))
+        coefficients = self.form(atom, batch.numbers)
+        found = self._scattered(coefficients, batch)
+        spectra = []
+        for _, k, weight, intensity in found:
+            shells = self.shells(k) * (weight * envelope(k, self.k_cutoff))[..., None]
+            spectra.append(torch.einsum("gkc,gks->gcs", intensity, shells).flatten(1))
+        spectrum = joined(spectra, [block.crystals for block in found]) / self.usual
+        forward = self._forward(coefficients, batch)
+        return torch.log1p(torch.cat([spectrum, forward / ATOM_DENSITY**2], dim=1))
 
-    def reflections(self, atom: Tensor | None, batch: Data) -> Reflections:
-        """All reflections with 0 < |Q| < k_cutoff.
+    def reflections(self, atom: Tensor | None, batch: Data) -> list[Reflections]:
+        """All reflections with 0 < |Q| < k_cutoff, in blocks of crystals of a like size.
 
         Raises:
             StructureError: see `lrpot.properties.waves.waves`.
         """
-        return self._scattered(atom, batch)[0]
+        return self._scattered(self.form(atom, batch.numbers), batch)
 
-    def _scattered(self, atom: Tensor | None, batch: Data) -> tuple[Reflections, Tensor]:
-        """Reflections, and |F_c(0) / V|^2 (G, channels)."""
-        coefficients = self.form(atom, batch.numbers)
-        found = waves(batch, self.k_cutoff, coefficients.dtype)
-        volume = found.volume[:, None]
-        # sum over atoms before functions of |Q|: every function multiplies the same phases
-        parts = [self._at(found.k, part) / volume[..., None] for part in found.sums(coefficients)]
+    def _scattered(self, coefficients: Tensor, batch: Data) -> list[Reflections]:
+        found = []
+        for block in waves(batch, self.k_cutoff, coefficients.dtype):
+            # sum over atoms before functions of |Q|: every function multiplies the same phases
+            parts = [self._at(block.k, part) / block.volume[:, None, None] for part in block.sums(coefficients)]
+            found.append(Reflections(block.crystals, block.k, block.weight, parts[0] ** 2 + parts[1] ** 2))
+        return found
+
+    def _forward(self, coefficients: Tensor, batch: Data) -> Tensor:
+        """|F_c(0) / V|^2 (G, channels)."""
         total = coefficients.new_zeros(len(batch.cell), coefficients.shape[1])
         total = total.index_add(0, batch_index(batch), coefficients)
-        forward = self._at(found.k.new_zeros(len(total)), total) / volume
-        return Reflections(found.k, found.weight, parts[0] ** 2 + parts[1] ** 2), forward**2
+        return (self._at(total.new_zeros(len(total)), total) / volume(batch).to(total.dtype)[:, None]) ** 2
 
     def _at(self, k: Tensor, coefficients: Tensor) -> Tensor:
         """(..., channels): sums of the basis at k (...) by coefficients (..., channels * basis)."""

@@ -12,10 +12,11 @@ import torch
 from lrpot.properties.metrics import target_errors
 from lrpot.properties.model import PropertyEnsemble, PropertyModel
 from lrpot.properties.targets import Target
+from lrpot.properties.waves import expected_waves
 from lrpot.structure import Structure, collate
 
-# Edges, and crystals, that are evaluated at once; they bound the memory of a batch.
-MAX_EDGES, MAX_CRYSTALS = 30_000, 256
+# Edges, phases of waves at atoms, and crystals that are evaluated at once; they bound the memory of a batch.
+MAX_EDGES, MAX_PHASES, MAX_CRYSTALS = 30_000, 2**23, 256
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ def evaluate_properties(
         name: [] for name in ("reference", "predicted", "uncertainty", "gates", "encoder_gates", "atoms")
     }
     numbers: list[np.ndarray] = []
-    for group in _groups(structures):
+    wave_cutoff = max(member.wave_cutoff or 0.0 for member in model.members)
+    for group in _groups(structures, wave_cutoff):
         batch = collate(group).to(device)
         output = model.predict(batch)
         values = output._asdict()
@@ -118,15 +120,19 @@ def gates_text(found: PropertyEvaluation) -> str:
     return f"gates of the encoder: {', '.join(parts)}"
 
 
-def _groups(structures: Iterable[Structure]) -> Iterator[list[Structure]]:
+def _groups(structures: Iterable[Structure], wave_cutoff: float) -> Iterator[list[Structure]]:
+    """In their order, as many as fit; a larger one stands alone. wave_cutoff: 1/A, 0 without waves."""
     group: list[Structure] = []
-    edges = 0
+    edges, phases = 0, 0.0
     for structure in structures:
-        size = structure.edge_index.shape[1]
-        if group and (edges + size > MAX_EDGES or len(group) == MAX_CRYSTALS):
+        own_edges = structure.edge_index.shape[1]
+        own_phases = float(expected_waves(structure, wave_cutoff)) * structure.num_nodes
+        full = edges + own_edges > MAX_EDGES or phases + own_phases > MAX_PHASES or len(group) == MAX_CRYSTALS
+        if group and full:
             yield group
-            group, edges = [], 0
+            group, edges, phases = [], 0, 0.0
         group.append(structure)
-        edges += size
+        edges += own_edges
+        phases += own_phases
     if group:
         yield group

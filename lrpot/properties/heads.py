@@ -101,8 +101,10 @@ class ExpertsHead(nn.Module):
             experts: how many. top: how many of them a target takes. widen: hidden width of an expert over its own.
             The others: as of `SharedHead`, and what is printed (see above).
         Raises:
-            ConfigError: a target is to take more experts than there are, or none.
+            ConfigError: fewer than two experts; or a target is to take none, or more than there are.
         """
+        if experts < 2:
+            raise ConfigError(f"experts = {experts}: choose 2 or more, or head shared, which has none")
         if not 1 <= top <= experts:
             raise ConfigError(f"experts: top = {top}, but there are {experts}; choose 1 to {experts}")
         super().__init__()

@@ -42,11 +42,14 @@ def labelled(reference: ArrayLike, predicted: ArrayLike) -> tuple[np.ndarray, np
     """Labels that are there, and their predictions: two (m,) of (n,) each.
 
     Raises:
-        ShapeError: the shapes disagree. DataError: a prediction beside a label is not a finite number.
+        ShapeError: the shapes disagree. DataError: a label is infinite, or a prediction beside one no finite number.
     """
     reference, predicted = np.asarray(reference, dtype=float), np.asarray(predicted, dtype=float)
     if reference.ndim != 1 or reference.shape != predicted.shape:
         raise ShapeError(f"labels {reference.shape} and predictions {predicted.shape}: expected (n,) and (n,)")
+    infinite = np.flatnonzero(np.isinf(reference))
+    if len(infinite):
+        raise DataError(f"label {infinite[0]} is {reference[infinite[0]]}; correct it, or make it nan to leave it out")
     known = ~np.isnan(reference)
     bad = np.flatnonzero(known & ~np.isfinite(predicted))
     if len(bad):

@@ -97,16 +97,20 @@ class PropertyModel(nn.Module):
         """Names of those that the encoder mixes; none if it has none."""
         return getattr(self.encoder, "experts", ())
 
+    @property
+    def wave_cutoff(self) -> float | None:
+        """1/A, how far its waves reach; None without any."""
+        own: Any = self.encoder.wave_cutoff
+        return largest_cutoff(own, None if self.diffraction is None else self.diffraction.k_cutoff)
+
     def check(self, structure: Data) -> None:
         """Refuse a crystal that the encoder cannot treat, before anything is computed.
 
         Raises:
             StructureError: says why.
         """
-        own: Any = self.encoder.wave_cutoff
-        wave_cutoff = largest_cutoff(own, None if self.diffraction is None else self.diffraction.k_cutoff)
-        if wave_cutoff is not None:
-            check_waves(structure, wave_cutoff)
+        if self.wave_cutoff is not None:
+            check_waves(structure, self.wave_cutoff)
 
     @property
     def members(self) -> list[PropertyModel]:

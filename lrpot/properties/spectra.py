@@ -60,13 +60,14 @@ def pseudo_lines(model: PropertyModel | PropertyEnsemble, atoms: Atoms) -> Lines
     structure = to_structure(atoms, model.cutoff, shells=model.shells, labels=False)
     model.check(structure)
     with torch.no_grad():
-        found = diffraction.reflections(member.encoder(structure).atom, structure)
+        structure = structure.to(str(next(member.parameters()).device))
+        (found,) = diffraction.reflections(member.encoder(structure).atom, structure)
     if found.k.shape[1] == 0:
         raise StructureError(
             f"has no reflection below |Q| = {diffraction.k_cutoff:g} 1/A, which is as far as the model reads"
         )
     total = found.weight[0, :, None] * found.intensity[0]
-    return gathered(found.k[0].double().numpy(), total.double().numpy(), diffraction.k_cutoff)
+    return gathered(found.k[0].double().cpu().numpy(), total.double().cpu().numpy(), diffraction.k_cutoff)
 
 
 def xray_lines(atoms: Atoms, q_max: float) -> Lines:

@@ -7,7 +7,6 @@ for each of these is all that is needed of its waves. They depend on the crystal
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from lrpot.properties.features import atom_counts
-from lrpot.properties.waves import Waves, envelope, phases, volume, waves
+from lrpot.properties.waves import Waves, envelope, expected_waves, joined, phases, volume, waves
 from lrpot.structure import Structure
 
 # The field of a batch that holds `pair_functions` of its crystals, if they were made before.
@@ -52,8 +51,7 @@ def work(batch: Data, k_cutoff: float, n_features: int, filters: Sequence[Tensor
         batch, k_cutoff, filters: as for `wave_filters`. n_features: C.
     """
     n_basis, n_filters = filters[0].shape
-    # of the half sphere
-    n_waves = volume(batch) * k_cutoff**3 / (12.0 * math.pi**2)
+    n_waves = expected_waves(batch, k_cutoff)
     n_atoms = atom_counts(batch).to(n_waves.dtype)
     n_pairs = n_atoms**2
     return Work(
@@ -129,13 +127,17 @@ def pair_functions(batch: Data, k_cutoff: float, basis: nn.Module, dtype: torch.
 
 
 def _filters_by_waves(
-    found: Waves, k_cutoff: float, basis: nn.Module, filters: Sequence[Tensor], n_features: int
+    blocks: Sequence[Waves], k_cutoff: float, basis: nn.Module, filters: Sequence[Tensor], n_features: int
 ) -> list[WaveFilter]:
-    functions = basis(found.k) * (found.weight * envelope(found.k, k_cutoff) / found.volume[:, None])[..., None]
+    functions = [
+        basis(block.k) * (block.weight * envelope(block.k, k_cutoff) / block.volume[:, None])[..., None]
+        for block in blocks
+    ]
+    atoms = [block.atoms for block in blocks]
 
     def of_one(each: Tensor) -> WaveFilter:
-        w = (functions @ each).repeat_interleave(n_features // each.shape[1], dim=2)
-        return lambda values: found.filtered(values, w)
+        ws = [(part @ each).repeat_interleave(n_features // each.shape[1], dim=2) for part in functions]
+        return lambda values: joined([block.filtered(values, w) for block, w in zip(blocks, ws, strict=True)], atoms)
 
     return [of_one(each) for each in filters]
 

@@ -1,13 +1,14 @@
 """The wave vectors of crystals, their phases at the atoms, and structure factors of features.
 
-The phases depend on the crystals alone: they are made once for a batch and serve every layer. Crystals are padded to
-common numbers of atoms and waves, so that the sums are batched matrix products.
+The phases depend on the crystals alone: they are made once for a batch and serve every layer. Crystals of a like size
+are padded to common numbers of atoms and waves, so that the sums are batched matrix products. Those of other sizes
+stand in other blocks, so that small ones beside a large one do not cost as much as it does.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,15 +28,20 @@ NOT_PERIODIC = (
 )
 
 
+# A crystal of a block takes at most so many times the room that its own waves and atoms need.
+MOST_PADDING = 4
+
+
 @dataclass(frozen=True)
 class Waves:
-    """The wave vectors 0 < |k| < k_cutoff of G crystals, half space, with their phases at the atoms.
+    """The wave vectors 0 < |k| < k_cutoff of G crystals of a batch, half space, with their phases at their N atoms.
 
     Attributes:
         cosine, sine: (G, K, A) of k . r, zero where a crystal has fewer waves or atoms.
         k: (G, K), 1/A, zero where there is none. weight: (G, K), 2 for a wave and its opposite, 0 for none.
         volume: (G,), A^3.
-        place: (N,), where each atom stands in an array (G * A,).
+        crystals: (G,) which of the batch they are. atoms: (N,) which of the batch are theirs.
+        place: (N,), where each of these stands in an array (G * A,).
     """
 
     cosine: Tensor
@@ -43,22 +49,26 @@ class Waves:
     k: Tensor
     weight: Tensor
     volume: Tensor
+    crystals: Tensor
+    atoms: Tensor
     place: Tensor
 
     def sums(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum_i values_i cos k.r_i and sin k.r_i, (G, K, C) each, of values (N, C)."""
-        padded = _padded(values, self.place, self.cosine.shape[0], self.cosine.shape[2])
+        """Sum_i values_i cos k.r_i and sin k.r_i, (G, K, C) each, of values of all atoms of the batch, (., C)."""
+        n_crystals, _, n_atoms = self.cosine.shape
+        padded = values.new_zeros(n_crystals * n_atoms, values.shape[1])
+        padded = padded.index_copy(0, self.place, values.index_select(0, self.atoms)).view(n_crystals, n_atoms, -1)
         return self.cosine @ padded, self.sine @ padded
 
     def filtered(self, values: Tensor, w: Tensor) -> Tensor:
-        """(N, C): sum_k w_kc Re e^{ik.r_i} sum_j h_jc e^{-ik.r_j} of h (N, C) and w (G, K, C)."""
+        """(N, C): sum_k w_kc Re e^{ik.r_i} sum_j h_jc e^{-ik.r_j} of h, of all atoms of the batch, and w (G, K, C)."""
         cosines, sines = self.sums(values)
         field = self.cosine.mT @ (w * cosines) + self.sine.mT @ (w * sines)
         return field.flatten(0, 1)[self.place]
 
 
-def waves(batch: Data, k_cutoff: float, dtype: torch.dtype) -> Waves:
-    """The waves of a batch.
+def waves(batch: Data, k_cutoff: float, dtype: torch.dtype) -> list[Waves]:
+    """The waves of a batch, in blocks of crystals of a like size; see `joined`.
 
     The sphere |k| < k_cutoff, not a box or a number of waves, makes what is summed independent of the choice of the
     cell: in a supercell the waves that are added are extinct. A crystal may have none.
@@ -69,13 +79,35 @@ def waves(batch: Data, k_cutoff: float, dtype: torch.dtype) -> Waves:
         StructureError: a crystal that is not periodic in all directions, or so many waves that memory would run out.
     """
     angles, lengths = zip(*phases(batch, k_cutoff), strict=True)
-    n_waves, n_atoms = (max(part.shape[axis] for part in angles) for axis in (0, 1))
-    cosine, sine = (batch.positions.new_zeros((len(angles), n_waves, n_atoms), dtype=dtype) for _ in range(2))
-    for number, part in enumerate(angles):
-        cosine[number, : part.shape[0], : part.shape[1]] = part.cos()
-        sine[number, : part.shape[0], : part.shape[1]] = part.sin()
-    k = pad_sequence(list(lengths), batch_first=True).to(dtype)
-    return Waves(cosine, sine, k, 2.0 * (k > 0).to(dtype), volume(batch).to(dtype), _places(batch, n_atoms))
+    volumes, counts = volume(batch).to(dtype), atom_counts(batch)
+    rows = torch.arange(len(batch.numbers), device=counts.device).split(counts.tolist())
+    blocks = []
+    for members in _like_sizes([(part.shape[0], part.shape[1]) for part in angles]):
+        n_waves, n_atoms = (max(angles[member].shape[axis] for member in members) for axis in (0, 1))
+        cosine, sine = (batch.positions.new_zeros((len(members), n_waves, n_atoms), dtype=dtype) for _ in range(2))
+        place = []
+        for number, member in enumerate(members):
+            part = angles[member]
+            cosine[number, : part.shape[0], : part.shape[1]] = part.cos()
+            sine[number, : part.shape[0], : part.shape[1]] = part.sin()
+            place.append(torch.arange(part.shape[1], device=part.device) + number * n_atoms)
+        k = pad_sequence([lengths[member] for member in members], batch_first=True).to(dtype)
+        crystals = torch.tensor(members, device=counts.device)
+        atoms = torch.cat([rows[member] for member in members])
+        weight = 2.0 * (k > 0).to(dtype)
+        blocks.append(Waves(cosine, sine, k, weight, volumes[crystals], crystals, atoms, torch.cat(place)))
+    return blocks
+
+
+def joined(parts: Sequence[Tensor], rows: Sequence[Tensor]) -> Tensor:
+    """What was found block by block, in the order of the batch.
+
+    Args:
+        parts: (n, ...) of each block. rows: (n,) the crystals, or the atoms, that they belong to.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat(list(parts)).index_select(0, torch.cat(list(rows)).argsort())
 
 
 def check_waves(structure: Data, k_cutoff: float) -> None:
@@ -107,19 +139,27 @@ def phases(batch: Data, k_cutoff: float) -> Iterator[tuple[Tensor, Tensor]]:
         yield 2.0 * math.pi * (turns - turns.round()), torch.linalg.vector_norm(vectors, dim=1)
 
 
+def expected_waves(batch: Data, k_cutoff: float) -> Tensor:
+    """(G,), about how many waves each crystal has, without looking for them."""
+    # the half sphere's volume over the volume (2 pi)^3 / V of one reciprocal cell
+    return volume(batch) * k_cutoff**3 / (12.0 * math.pi**2)
+
+
 def volume(batch: Data) -> Tensor:
     """(G,), A^3."""
     return torch.linalg.det(batch.cell).abs()
 
 
-def _places(batch: Data, n_atoms: int) -> Tensor:
-    """(N,) where each atom stands when every crystal has room for `n_atoms`."""
-    index, counts = batch_index(batch), atom_counts(batch)
-    first = counts.cumsum(0) - counts
-    return torch.arange(len(index), device=index.device) - first[index] + index * n_atoms
-
-
-def _padded(values: Tensor, place: Tensor, n_crystals: int, n_atoms: int) -> Tensor:
-    """(G, A, C) of (N, C)."""
-    whole = values.new_zeros(n_crystals * n_atoms, values.shape[1]).index_copy(0, place, values)
-    return whole.view(n_crystals, n_atoms, -1)
+def _like_sizes(sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """Divide crystals of so many waves and atoms into blocks, the members of each in their order, see MOST_PADDING."""
+    own = [max(n_waves, 1) * n_atoms for n_waves, n_atoms in sizes]  # a crystal may have no wave
+    blocks: list[list[int]] = []
+    room = (0, 0)
+    for member in sorted(range(len(sizes)), key=lambda member: -own[member]):
+        wider = max(room[0], sizes[member][0]), max(room[1], sizes[member][1])
+        if not blocks or wider[0] * wider[1] > MOST_PADDING * own[member]:
+            blocks.append([])
+            wider = sizes[member]
+        blocks[-1].append(member)
+        room = wider
+    return [sorted(block) for block in blocks]

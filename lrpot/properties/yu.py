@@ -16,7 +16,7 @@ from lrpot.errors import ConfigError
 from lrpot.properties.basis import Gaussians, Residual
 from lrpot.properties.checks import check_variant
 from lrpot.properties.features import CrystalFeatures, atom_counts, mean_over_atoms
-from lrpot.properties.waves import Waves, envelope, waves
+from lrpot.properties.waves import Waves, envelope, joined, waves
 from lrpot.structure import MAX_ATOMIC_NUMBER, batch_index, edge_vectors
 
 # Below any reflection that is seen; the square root of zero has no derivative.
@@ -71,16 +71,17 @@ class ReciprocalDescriptor(nn.Module):
         Raises:
             StructureError: see `lrpot.properties.waves.waves`.
         """
-        return self.of_waves(batch, waves(batch, self.k_cutoff, self.charges.weight.dtype))
-
-    def of_waves(self, batch: Data, found: Waves) -> Tensor:
-        """The same from waves up to `k_cutoff` that were made before."""
         charges = self.charges(batch.numbers)
+        total = mean_over_atoms(charges, batch) * atom_counts(batch)[:, None]
+        found = waves(batch, self.k_cutoff, charges.dtype)
+        parts = [self._of_block(block, charges, total[block.crystals]) for block in found]
+        return joined(parts, [block.crystals for block in found])
+
+    def _of_block(self, found: Waves, charges: Tensor, total: Tensor) -> Tensor:
+        """(G, features) of the crystals of a block, from charges of all atoms and the sums of theirs (G, C)."""
         cosines, sines = found.sums(charges)
         volume = found.volume[:, None, None]
-        power = (cosines**2 + sines**2) / volume**2
-        total = mean_over_atoms(charges, batch) * (atom_counts(batch) / found.volume)[:, None]
-        power = torch.cat([power, total[:, None] ** 2], dim=1) / self.scale
+        power = torch.cat([cosines**2 + sines**2, total[:, None] ** 2], dim=1) / volume**2 / self.scale
         # k = 0 too: it tells how dense a crystal is, which no other wave does
         zero = found.k.new_zeros(len(found.k), 1)
         k = torch.cat([found.k, zero], dim=1)
@@ -97,7 +98,7 @@ class ReciprocalDescriptor(nn.Module):
         known = self.basis(k)[:, None].expand(*power.shape, -1)
         values = self.network(torch.cat([known, strength[..., None]], dim=-1))
         terms = (weight[:, None] * power)[..., None] * values
-        return terms.new_zeros(len(batch.cell), *terms.shape[1:]).index_add(0, crystal, terms).flatten(1)
+        return terms.new_zeros(len(total), *terms.shape[1:]).index_add(0, crystal, terms).flatten(1)
 
 
 class ReciprocalPotential(nn.Module):
@@ -130,10 +131,14 @@ class ReciprocalPotential(nn.Module):
             StructureError: see `lrpot.properties.waves.waves`.
         """
         charges = self.charges(batch.numbers)
+        charges = charges - mean_over_atoms(charges, batch)[batch_index(batch)]
         found = waves(batch, self.k_cutoff, charges.dtype)
-        cosines, sines = found.sums(charges - mean_over_atoms(charges, batch)[batch_index(batch)])
-        kernel = self.network(self.basis(found.k)) * (found.weight * envelope(found.k, self.k_cutoff))[..., None]
-        return (kernel * (cosines**2 + sines**2)).sum(dim=1) / (found.volume * atom_counts(batch))[:, None]
+        parts = []
+        for block in found:
+            cosines, sines = block.sums(charges)
+            kernel = self.network(self.basis(block.k)) * (block.weight * envelope(block.k, self.k_cutoff))[..., None]
+            parts.append((kernel * (cosines**2 + sines**2)).sum(dim=1) / block.volume[:, None])
+        return joined(parts, [block.crystals for block in found]) / atom_counts(batch)[:, None]
 
 
 class Yu(nn.Module):

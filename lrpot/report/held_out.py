@@ -18,7 +18,7 @@ from lrpot.prediction import check_supported
 from lrpot.report.run import Run
 from lrpot.structure import Structure
 from lrpot.training.dataset import read_data
-from lrpot.training.fit import SPLIT
+from lrpot.training.run import SPLIT
 
 
 @dataclass(frozen=True)

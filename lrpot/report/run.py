@@ -69,6 +69,11 @@ def read_run(path: Path) -> Run:
     if not (path / "config.yaml").is_file():
         raise DataError(f"{path}: holds no run (no config.yaml); name the directory that lrpot fit wrote (--out)")
     config = make_config(path / "config.yaml")
+    if config.task == "property":
+        raise DataError(
+            f"{path}: is a fit of properties, and a report is of a potential; look at its pictures (parity.png, ...) "
+            "and at test.csv"
+        )
     if config.training.ensemble > 1:
         raise DataError(f"{path}: is a fit of several models; report on one of them: lrpot report {path / 'member-1'}")
     stages, models = [], {}

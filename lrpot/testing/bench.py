@@ -71,12 +71,14 @@ class Bench:
             return self.model(batch, edge_vectors(batch) if vectors is None else vectors)
 
     def project(self, features: AtomFeatures, which: int = 0) -> Tensor:
-        """(), a random function of scalars and vectors; `which` of many."""
+        """(), a random function of all features; `which` of many. Atoms weigh differently: in a plain sum what an edge
+        gives to both its ends may cancel.
+        """
         generator = torch.Generator().manual_seed(self.seed + which)
         total = features.scalar.new_zeros(())
-        for values in features[:2]:
+        for values in features:
             if values is not None:
-                weights = torch.randn(values.shape[1:], generator=generator, dtype=torch.float64)
+                weights = torch.randn(values.shape, generator=generator, dtype=torch.float64)
                 total = total + (weights.to(values) * values).sum()
         return total
 
@@ -91,17 +93,17 @@ def attributes(model: nn.Module) -> tuple[float, int]:
 
 
 def difference(one: AtomFeatures, other: AtomFeatures) -> float:
-    """The largest difference of two sets of scalars and vectors, relative to the largest feature."""
+    """The largest difference of two sets of features, relative to the largest feature."""
     worst = 0.0
-    for a, b in zip(one[:2], other[:2], strict=True):
+    for name, a, b in zip(AtomFeatures._fields, one, other, strict=True):
         if a is None or b is None:
             if a is not b:
-                raise ContractError("it has vectors at one time and none at another")
+                raise ContractError(f"it has {name} features at one time and none at another")
             continue
         if a.shape != b.shape:
             raise ContractError("its features have another shape the second time")
         if a.numel():
-            # crystals of high symmetry have vectors of zero, which are compared with the scalars' size
+            # crystals of high symmetry have vectors and tensors of zero, which are compared with the scalars' size
             scale = float(torch.maximum(a.abs().max(), one.scalar.abs().max()))
             worst = larger(worst, float((a.double() - b.double()).abs().max()) / max(scale, 1e-300))
     return worst
@@ -113,7 +115,7 @@ def larger(a: float, b: float) -> float:
 
 
 def take(features: AtomFeatures, atoms: Tensor | slice) -> AtomFeatures:
-    return AtomFeatures(features.scalar[atoms], None if features.vector is None else features.vector[atoms])
+    return AtomFeatures._make(None if values is None else values[atoms] for values in features)
 
 
 def check_finite(values: Tensor) -> None:

@@ -30,8 +30,8 @@ CHECKS: tuple[Check, ...] = (
         "shapes and dtypes",
         modules.shapes,
         0.0,
-        "return AtomFeatures(scalar (N, features), vector (N, 3, features) or None) in the type of the vectors; make "
-        "constants with .to(vectors) or register_buffer",
+        "return AtomFeatures(scalar (N, features), vector (N, 3, features) or None, irreps (N, dim) as irreps_out "
+        "names them, or None) in the type of the vectors; make constants with .to(vectors) or register_buffer",
     ),
     (
         "input is not changed",

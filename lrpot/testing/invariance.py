@@ -6,8 +6,10 @@ Each check returns a figure that must not exceed its limit, or raises ContractEr
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from lrpot.backbones import AtomFeatures
+from lrpot.backbones.coupling import spherical_harmonics
 from lrpot.errors import ContractError
 from lrpot.structure import Structure, collate, edge_vectors
 from lrpot.testing.bench import Bench, check_finite, difference, gradient, larger, take
@@ -82,7 +84,28 @@ def _turned(bench: Bench, *, mirrored: bool) -> float:
     here = bench.run(s)
     there = bench.run(s, edge_vectors(s) @ turn)
     vector = None if here.vector is None else torch.einsum("naf,ab->nbf", here.vector, turn)
-    return difference(AtomFeatures(here.scalar, vector), there)
+    irreps = None if here.irreps is None else here.irreps @ _wigner(bench, turn.T).T
+    return difference(AtomFeatures(here.scalar, vector, irreps), there)
+
+
+def _wigner(bench: Bench, turn: Tensor) -> Tensor:
+    """(dim, dim): what a rotation or reflection (3, 3) of columns does to `irreps`.
+
+    By what it does to the harmonics of many directions, for e3nn's own matrices are in single precision.
+    """
+    from e3nn import o3  # loads for more than a second; few backbones need it
+
+    irreps = o3.Irreps(bench.model.irreps_out)
+    sign = torch.linalg.det(turn).sign()
+    lmax = max(irreps.ls)
+    directions = torch.nn.functional.normalize(bench.random((10 * (lmax + 1) ** 2, 3)), dim=1)
+    before, after = (spherical_harmonics(d, lmax) for d in (directions, directions @ (sign * turn).T))
+    blocks = []
+    for times, (order, parity) in irreps:
+        columns = slice(order**2, (order + 1) ** 2)
+        matrix = torch.linalg.lstsq(before[:, columns], after[:, columns]).solution.T
+        blocks += [matrix if sign > 0 else parity * matrix] * times
+    return torch.block_diag(*blocks)
 
 
 def rotation(bench: Bench) -> float:

@@ -23,11 +23,13 @@ def shapes(bench: Bench) -> float:
         output = copy.deepcopy(bench.model).to(dtype)(batch, edge_vectors(batch).to(dtype))
         if not isinstance(output, AtomFeatures):
             raise ContractError(f"forward returned {type(output).__name__}")
-        n = batch.num_nodes
-        expected = {"scalar": (n, bench.features), "vector": (n, 3, bench.features)}
+        n, named = batch.num_nodes, getattr(bench.model, "irreps_out", None)
+        if named is None and output.irreps is not None:
+            raise ContractError("it has irreps, but no attribute irreps_out that says what they are")
+        expected = {"scalar": (n, bench.features), "vector": (n, 3, bench.features), "irreps": (n, _width(named))}
         for name, shape in expected.items():
             values = getattr(output, name)
-            if name == "vector" and values is None:
+            if name != "scalar" and values is None:
                 continue
             if tuple(values.shape) != shape or values.dtype != dtype:
                 raise ContractError(
@@ -36,6 +38,14 @@ def shapes(bench: Bench) -> float:
                 )
             check_finite(values)
     return 0.0
+
+
+def _width(irreps: str | None) -> int:
+    if irreps is None:
+        return 0
+    from e3nn import o3  # loads for more than a second; few backbones need it
+
+    return int(o3.Irreps(irreps).dim)
 
 
 def input_is_kept(bench: Bench) -> float:
@@ -99,5 +109,5 @@ def gpu_is_cpu(bench: Bench) -> float:
     there = batch.clone().to("cuda")
     with torch.no_grad():
         output = copy.deepcopy(bench.model).to("cuda")(there, edge_vectors(there))
-    vector = None if output.vector is None else output.vector.cpu()
-    return difference(bench.run(batch), AtomFeatures(output.scalar.cpu(), vector))
+    output = AtomFeatures._make(None if values is None else values.cpu() for values in output)
+    return difference(bench.run(batch), output)

@@ -128,7 +128,7 @@ def cross_validate(
     with run_directory(out, resume=resume, overwrite=overwrite):
         _same_settings(out, resolved)
         _same_folds(out, splits, loaded.record["files"])
-        about = {"seed": seed, "files": loaded.record["files"]}
+        about = {"seed": seed, "files": loaded.record["files"]} | ({} if suite is None else {"suite": suite.record()})
         with recorded(out, about, device=resolved.training.device, warn=console.warn):
             done = [_fold(out, number, split, resolved, console) for number, split in enumerate(splits, 1)]
         found = _joined(targets_from(resolved.properties), done)

@@ -18,6 +18,7 @@ from phonopy.structure.cells import guess_primitive_matrix
 
 from lrpot.errors import ConfigError, StructureError, WorkflowError
 from lrpot.files import atomic_path, write_text
+from lrpot.supercell import charge_as
 from lrpot.units import PLANCK
 from lrpot.workflows.nac import LongWaves
 from lrpot.workflows.relax import SYMMETRY_PRECISION, Progress
@@ -236,8 +237,7 @@ def _forces(cell: PhonopyAtoms, like: Atoms) -> np.ndarray:
     """(N, 3), eV/A, by the calculator of other atoms."""
     atoms = _atoms(cell)
     atoms.calc = like.calc
-    if "charge" in like.info:  # of the cell that is repeated
-        atoms.info["charge"] = like.info["charge"] * len(atoms) / len(like)
+    charge_as(atoms, like)
     return atoms.get_forces()
 
 

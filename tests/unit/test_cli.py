@@ -28,6 +28,7 @@ from tests.helpers_cli import (
     PATIENCE,
     call_cli,
     listing,
+    one_error_line,
     rock_salt,
     run_cli,
     save_model,
@@ -256,6 +257,34 @@ def test_evaluate_writes_beside_the_model_unless_told(tmp_path: Path) -> None:
     assert found["stress"]["unit"] == "eV/A^3"
 
 
+def test_evaluations_of_other_data_or_another_model_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files of one name from several folders, and models in one folder, would write the same results."""
+    monkeypatch.chdir(tmp_path)
+    save_model(tmp_path / "m.pt", "none")
+    save_model(tmp_path / "other.pt", "none")
+    for name in ("one", "two"):
+        Path(name).mkdir()
+        write_ionic_rows(Path(name) / "rows.extxyz", n=1)
+    results = Path("evaluation-rows.json")
+    assert run_cli("evaluate", "m.pt", "one/rows.extxyz") == 0
+    assert run_cli("evaluate", tmp_path / "m.pt", "two/../one/rows.extxyz") == 0, "the same again"
+    before = results.read_bytes()
+    for words in (("m.pt", "two/rows.extxyz"), ("other.pt", "one/rows.extxyz")):
+        capsys.readouterr()
+        assert run_cli("evaluate", *words) == 1
+        told = ("evaluation-rows.json: holds results of", "rows.extxyz", "--overwrite")
+        one_error_line(capsys.readouterr().err, told)
+        assert results.read_bytes() == before
+    assert run_cli("evaluate", "m.pt", "two/rows.extxyz", "--overwrite") == 0
+    assert json.loads(results.read_text())["data"] == "two/rows.extxyz"
+    results.write_text("notes of mine")
+    capsys.readouterr()
+    assert run_cli("evaluate", "m.pt", "two/rows.extxyz") == 1
+    one_error_line(capsys.readouterr().err, ("holds results that cannot be read", "--overwrite"))
+
+
 @pytest.fixture
 def crystals(tmp_path: Path) -> list[Path]:
     """The formats that `lrpot predict` promises; five crystals in all."""
@@ -363,6 +392,16 @@ def test_md_of_a_supercell_and_over_an_older_run(tmp_path: Path, capsys: pytest.
     assert {len(frame) for frame in ase.io.read(tmp_path / "md.traj", ":")} == {16}
     assert run_cli(*words, "--supercell", 2, 1, 1, "--overwrite") == 0
     assert [len(frame) for frame in ase.io.read(tmp_path / "md.traj", ":")] == [32, 32, 32]
+
+
+def test_md_of_a_charged_supercell(tmp_path: Path) -> None:
+    """The whole has the charge of all its cells."""
+    atoms = rock_salt(1)
+    atoms.info["charge"] = 1.0
+    ase.io.write(tmp_path / "one.extxyz", atoms)
+    words = ("md", save_model(tmp_path / "m.pt"), tmp_path / "one.extxyz", "--steps", 1, "--interval", 1)
+    assert run_cli(*words, "--supercell", 2, 1, 3, "--out", tmp_path / "md.extxyz") == 0
+    assert [frame.info["charge"] for frame in ase.io.read(tmp_path / "md.extxyz", ":")] == [6.0, 6.0]
 
 
 @pytest.mark.parametrize("command", ["data", "evaluate", "predict", "md"])

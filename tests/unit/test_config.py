@@ -257,6 +257,14 @@ def test_the_automatic_schedule(form: str, schedule: str) -> None:
     assert make_config(None, {"training.schedule": "published"}).schedule == "published"
 
 
+@pytest.mark.parametrize("written", ["off", "false", "'off'"])
+def test_no_cache_as_yaml_reads_it(written: str) -> None:
+    assert make_config(None, parse_settings([f"data.cache={written}"])).data.cache == "off"
+    assert make_config(yaml.safe_load(f"data: {{cache: {written}}}")).data.cache == "off"
+    with pytest.raises(ConfigError, match=r"data\.cache"):
+        make_config(None, parse_settings(["data.cache=on"]))
+
+
 def test_nothing_is_executed(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(f"training: !!python/object/apply:os.mkdir ['{tmp_path / 'made'}']\n")

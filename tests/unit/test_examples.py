@@ -15,10 +15,14 @@ import ase.io
 import numpy as np
 import pytest
 import torch
-from ase import units
+from ase import Atoms, units
+from ase.build import bulk
 
+import lrpot.md
+from lrpot import LRCalculator
 from lrpot.build import build_potential
 from lrpot.config import make_config
+from lrpot.md import MDRun
 from lrpot.model_file import ModelInfo, save
 from lrpot.shipped import shipped_models
 from lrpot.units import COULOMB_CONSTANT
@@ -146,8 +150,24 @@ def quick(script: str, *arguments: str, monkeypatch: pytest.MonkeyPatch, capsys:
     return text
 
 
+@pytest.fixture
+def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Positions and cell of every evaluation of a model by its calculator."""
+    states: list[bytes] = []
+    calculate = LRCalculator.calculate
+
+    def recorded(self: LRCalculator, atoms: Atoms, *others: Any) -> None:
+        states.append(atoms.positions.tobytes() + atoms.cell.array.tobytes())
+        calculate(self, atoms, *others)
+
+    monkeypatch.setattr(LRCalculator, "calculate", recorded)
+    return states
+
+
 @slow
-def test_melting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_melting(
+    evaluated: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     text = quick("md/nacl_melting.py", "--last", "900", monkeypatch=monkeypatch, capsys=capsys)
     frames = ase.io.read("out/melt.traj", index=":")
@@ -155,12 +175,16 @@ def test_melting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert 300 <= number("collapses at # K", text) <= 900
     assert number("Na-Cl, crystal: # A", text) == pytest.approx(NEIGHBOURS, abs=PEAK_TOLERANCE)
     assert np.ptp([atoms.get_volume() for atoms in ase.io.read("out/heating.traj", index=":")]) > 0
+    assert len(set(evaluated)) == len(evaluated)
 
 
 @slow
-def test_thermal_expansion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_thermal_expansion(
+    evaluated: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     text = quick("md/thermal_expansion.py", "nacl.pt", monkeypatch=monkeypatch, capsys=capsys)
+    assert len(set(evaluated)) == len(evaluated)
     found = [number(f"{temperature} K: a, b, c = #", text) for temperature in (100, 300)]
     for temperature, length in zip((100, 300), found, strict=True):
         frames = ase.io.read(f"out/{temperature}K.traj", index=":")
@@ -171,9 +195,41 @@ def test_thermal_expansion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
 
 
 @slow
+def test_thermal_expansion_of_a_charged_element(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pairs of the only element; the charge of all cells."""
+    monkeypatch.chdir(tmp_path)
+    atoms = bulk("Na", "bcc", a=4.3, cubic=True)
+    atoms.info["charge"] = 0.5
+    ase.io.write("sodium.extxyz", atoms)
+    started: list[tuple[int, float]] = []
+    run_md = lrpot.md.run_md
+
+    def recorded(atoms: Atoms, **settings: Any) -> MDRun:
+        started.append((len(atoms), atoms.info["charge"]))
+        return run_md(atoms, **settings)
+
+    monkeypatch.setattr(lrpot.md, "run_md", recorded)
+    monkeypatch.delitem(sys.modules, "script", raising=False)
+    words = ("nacl.pt", "--structure", "sodium.extxyz", "--cells", "2", "2", "1")
+    quick("md/thermal_expansion.py", *words, monkeypatch=monkeypatch, capsys=capsys)
+    assert started == [(8, 2.0), (8, 2.0)]
+
+
+@slow
 def test_vacancy_migration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
+    made: list[tuple[str, float]] = []
+    make = LRCalculator.__init__
+
+    def recorded(self: LRCalculator, model: Any, **settings: Any) -> None:
+        made.append((settings.get("device", "not said"), settings.get("skin", 0.0)))
+        make(self, model, **settings)
+
+    monkeypatch.setattr(LRCalculator, "__init__", recorded)
     text = quick("md/vacancy_migration.py", monkeypatch=monkeypatch, capsys=capsys)
+    assert set(made) == {("cpu", 0.5)}, "the long part computes as the rest does"
     band = ase.io.read("out/band.extxyz", index=":")
     energies = [image.get_potential_energy() for image in band]
     assert number("barrier of a jump of Na: # eV", text) == pytest.approx(max(energies) - energies[0], abs=1e-3)

@@ -20,7 +20,7 @@ ROOT = Path(lrpot.__file__).parent
 # A module may import its own group and the groups above its line; groups on one line do not know each other.
 ORDER = (
     ("_version", "errors", "units", "smooth", "threads", "compiled"),
-    ("structure", "analysis", "config", "files", "console", "interrupts", "shipped"),
+    ("structure", "analysis", "config", "files", "console", "interrupts", "shipped", "supercell"),
     ("kspace", "data", "archive", "coverage", "plot_style"),
     ("backbones", "charges"),
     ("potential", "properties", "tensors", "testing"),

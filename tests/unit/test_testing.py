@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lrpot.backbones import BACKBONES, AtomFeatures, PaiNN
+from lrpot.backbones.equivariant import Equivariant
 from lrpot.config import BackboneConfig
 from lrpot.errors import ContractError
 from lrpot.smooth import taper
@@ -281,6 +282,58 @@ class LinearCutoff(Sound):
         return 1.0 - distances / self.cutoff
 
 
+class WithIrreps(Sound):
+    """Sums over neighbours of a scalar and a vector."""
+
+    irreps_out = "1x0e+1x1o"
+
+    def tensors(self, batch, vectors):
+        return vectors * self.window(self.lengths(vectors))[:, None]
+
+    def finish(self, batch, vectors, scalar):
+        summed = torch.zeros(len(scalar), 3).to(vectors)
+        summed = summed.index_add(0, batch.edge_index[1], self.tensors(batch, vectors))
+        return AtomFeatures(scalar, None, torch.cat([scalar[:, :1], summed], dim=1))
+
+
+def test_irreps_that_turn_pass() -> None:
+    check_backbone(WithIrreps)
+    check_backbone(lambda: Equivariant(**SMALL, lmax=2, tensors=True))
+
+
+class IrrepsOfPositions(WithIrreps):
+    def tensors(self, batch, vectors):
+        return super().tensors(batch, vectors) * batch.positions[batch.edge_index[1]].to(vectors)
+
+
+class IrrepsOfAnotherParity(WithIrreps):
+    irreps_out = "1x0e+1x1e"
+
+
+class IrrepsWithoutDecay(WithIrreps):
+    def tensors(self, batch, vectors):
+        return vectors
+
+
+class IrrepsOfAnotherWidth(WithIrreps):
+    irreps_out = "1x0e+2x1o"
+
+
+class IrrepsWithoutName(WithIrreps):
+    irreps_out = None
+
+
+class IrrepsOfTheBatch(WithIrreps):
+    def tensors(self, batch, vectors):
+        return super().tensors(batch, vectors) * len(batch.numbers)
+
+
+class DoubleIrreps(WithIrreps):
+    def finish(self, batch, vectors, scalar):
+        found = super().finish(batch, vectors, scalar)
+        return found._replace(irreps=found.irreps.double())
+
+
 class Raises(Sound):
     def finish(self, batch, vectors, scalar):
         raise ValueError("two\nlines")
@@ -314,6 +367,13 @@ DEFECTS = {
     SharedCopy: "deepcopy: a deep copy shares weights",
     HardCutoff: "order of decay at the cutoff: value is",
     LinearCutoff: r"order of decay at the cutoff: value is 1\.00,",
+    IrrepsOfPositions: "rotation",
+    IrrepsOfAnotherParity: "reflection",
+    IrrepsWithoutDecay: "order of decay at the cutoff: value is",
+    IrrepsOfAnotherWidth: r"shapes and dtypes: irreps features have shape \(8, 4\) .* expected \(8, 7\)",
+    IrrepsWithoutName: "shapes and dtypes: it has irreps, but no attribute irreps_out",
+    IrrepsOfTheBatch: "batch = single",
+    DoubleIrreps: "shapes and dtypes: irreps features .* type torch.float64, expected .* torch.float32",
     Raises: "shapes and dtypes: the backbone raised ValueError: two lines",
 }
 

@@ -88,7 +88,7 @@ class About:
     authors: str
     algorithm: str
     algorithm_long: str
-    bibtex_refs: str
+    bibtex_refs: str | list[str]
     notes: str = ""
 
 

@@ -6,7 +6,7 @@ import gzip
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -23,8 +23,14 @@ Fold = dict[str, np.ndarray]
 class SuiteTask(ABC):
     """One task of a suite."""
 
+    suite: ClassVar[str]  # as the command line calls it
+
     def __init__(self, name: str) -> None:
         self.name = name
+
+    def record(self) -> dict[str, str]:
+        """What a run keeps of it, so that an export can tell its folds from others."""
+        return {"suite": self.suite, "task": self.name}
 
     def settings(self) -> dict[str, Any]:
         """What the task says of the fit, by the names of settings."""
@@ -50,6 +56,8 @@ class SuiteTask(ABC):
 class MatBenchTask(SuiteTask):
     """Five folds; results.json.gz."""
 
+    suite = "matbench"
+
     def settings(self) -> dict[str, Any]:
         task = matbench.task_of(self.name)
         if task.kind == "classification":
@@ -66,6 +74,8 @@ class MatBenchTask(SuiteTask):
 
 class UnconvTask(SuiteTask):
     """Five folds; a packed JSON. The rows of other data are cut into folds in the same way, without such a file."""
+
+    suite = "unconv"
 
     def folds(self, labels: np.ndarray) -> list[Fold]:
         unconv.task_of(self.name)
@@ -89,6 +99,8 @@ class UnconvTask(SuiteTask):
 class JarvisTask(SuiteTask):
     """One split into rows that train, validate and test; a packed table."""
 
+    suite = "jarvis"
+
     def __init__(self, name: str, dataset: str) -> None:
         """
         Args:
@@ -96,6 +108,9 @@ class JarvisTask(SuiteTask):
         """
         super().__init__(name)
         self.dataset = dataset
+
+    def record(self) -> dict[str, str]:
+        return {**super().record(), "dataset": self.dataset}
 
     def settings(self) -> dict[str, Any]:
         return {"properties.targets": [self.name]}

@@ -16,6 +16,8 @@ import pytest
 from ase import Atoms
 
 from lrpot.model_file import save
+from lrpot.properties.leaderboards import matbench as matbench_suite
+from lrpot.properties.leaderboards.jarvis import official_split
 from tests.helpers_cli import listing, one_error_line, run_cli, save_model
 from tests.unit.properties import property_data
 from tests.unit.properties.property_data import ENCODERS, SMALL, salts, small_model, write_table
@@ -89,7 +91,10 @@ def test_predictions_as_crystals(sound: Path, here: Path) -> None:
         assert atoms.info["gap_predicted"] == pytest.approx(float(row["gap"]), rel=1e-4)
 
 
-def test_cross_validation_and_its_export(sound: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cross_validation_is_no_run_of_a_leaderboard(
+    sound: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its folds are not the official ones, though it has as many rows as the task."""
     folds = [list(range(start, 24, 3)) for start in range(3)]
     (here / "folds.json").write_text(json.dumps({"test": folds}))
     data = sound / "data" / "id_prop.csv"
@@ -100,15 +105,17 @@ def test_cross_validation_and_its_export(sound: Path, here: Path, capsys: pytest
     assert "+-" in capsys.readouterr().out
     about = {"authors": "A. Author", "algorithm": "a", "algorithm_long": "all of it", "bibtex_refs": ["@misc{a}"]}
     (here / "about.yaml").write_text(json.dumps(about))
+    monkeypatch.setitem(matbench_suite.TASKS, "matbench_jdft2d", matbench_suite.Task(24, "gap", "meV/atom"))
     words = ("--task", "matbench_jdft2d", "--about", "about.yaml", "--out", "submission")
     assert run_cli("export", "matbench", "cv", *words) == 1
-    one_error_line(capsys.readouterr().err, ("matbench_jdft2d", "636"))
+    told = ("cv: is not of lrpot benchmark with suite matbench", "lrpot benchmark matbench DATA --task matbench_jdft2d")
+    one_error_line(capsys.readouterr().err, told)
     assert not (here / "submission").exists()
 
 
 def test_a_contribution_to_a_leaderboard(sound: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = sound / "data" / "id_prop.csv"
-    assert run_cli("fit", data, "--encoder", "cgcnn", "--target", "gap", "--out", "run", *SET) == 0
+    assert run_cli("benchmark", "jarvis", data, "--task", "gap", "--encoder", "cgcnn", "--out", "run", *SET) == 0
     names = ("model_name", "team_name", "author_email", "project_url", "git_url", "hardware_used")
     own = {"author_email": "a@example.org", "time_taken_seconds": 5}
     (here / "about.yaml").write_text(json.dumps(dict.fromkeys(names, "x") | own))
@@ -116,12 +123,23 @@ def test_a_contribution_to_a_leaderboard(sound: Path, here: Path, capsys: pytest
     assert run_cli(*words, "--out", "contribution") == 0
     with zipfile.ZipFile(next((here / "contribution").glob("*.csv.zip"))) as archive:
         lines = archive.read(archive.namelist()[0]).decode().splitlines()
-    tested = rows_of(here / "run" / "test.csv")
-    assert [line.split(",")[0] for line in lines[1:]] == [row["id"] for row in tested]
+    tested = official_split(24)["test"]
+    assert [line.split(",")[0] for line in lines[1:]] == [f"salt-{row}" for row in tested]
+    told = {
+        "model_name: x\nteam_name:\n": ("needs team_name", "git_url", "give what is missing"),
+        "time_taken_seconds: two hours\n": ("about.yaml: time_taken_seconds = 'two hours'", "valid number"),
+        "date_submitted: soon\n": ("about.yaml: date_submitted = 'soon'", "valid date"),
+        "team_name: [a, b]\n": ("about.yaml: team_name = ['a', 'b']", "valid string"),
+    }
+    for text, expected in told.items():
+        capsys.readouterr()
+        (here / "about.yaml").write_text(text)
+        assert run_cli(*words, "--out", "other") == 1
+        one_error_line(capsys.readouterr().err, expected)
     capsys.readouterr()
-    (here / "about.yaml").write_text("model_name: x\n")
-    assert run_cli(*words, "--out", "other") == 1
-    one_error_line(capsys.readouterr().err, ("needs team_name", "git_url", "give what is missing"))
+    assert run_cli(*words[:6], "other_set", *words[7:], "--out", "other") == 1
+    one_error_line(capsys.readouterr().err, ("run: is not of lrpot benchmark", "task gap", "dataset other_set"))
+    assert not (here / "other").exists()
 
 
 def dictionary(atoms: Atoms) -> dict[str, object]:
@@ -228,6 +246,10 @@ CASES: dict[str, tuple[str, ...]] = {
     "ensemble {gap} {gap} --out e.pt": ("models 0 and 1 of the ensemble are the same",),
     "ensemble {gap} {potential} --out e.pt": ("potential.pt: is a potential", "join models of one kind"),
     "md {gap} {cif2} --steps 1": ("gap.pt: predicts gap of crystals", "use it with lrpot predict"),
+    "report {properties}": ("properties: is a fit of properties", "of a potential", "parity.png", "test.csv"),
+    "plot kernel {potential} --out k.foo": ("--out k.foo: unknown ending '.foo'", "use .png, .pdf or .svg"),
+    "plot diffraction {gap} {cif2} --out k": ("--out k: unknown ending ''", "use .png, .pdf or .svg"),
+    "plot attention {gap} {cif2} --out k.csv": ("--out k.csv: unknown ending '.csv'", "use .png, .pdf or .svg"),
     "report {gap}": ("gap.pt: holds no run", "name the directory"),
     "export matbench nowhere --task matbench_jdft2d --about a.yaml --out o": ("nowhere/config.yaml: no such file",),
 }
@@ -251,11 +273,14 @@ def inputs(sound: Path) -> dict[str, Path]:
         (folder / f"{name}.csv").write_text(text)
     (folder / "packed.csv.gz").write_bytes(gzip.compress(b"salt-1,1.0\n"))
     (folder / "empty").mkdir()
+    (folder / "properties").mkdir()
+    (folder / "properties" / "config.yaml").write_text("task: property\n")
     ase.io.write(folder / "crystals.extxyz", salts(3))
     return {
         **{name: folder / f"{name}.csv" for name in tables},
         "packed": folder / "packed.csv.gz",
         "empty": folder / "empty",
+        "properties": folder / "properties",
         "crystals": folder / "crystals.extxyz",
         "cif": folder / "shared_site.cif",
         "cif2": folder / "salt-1.cif",
@@ -272,6 +297,30 @@ def test_every_error_is_one_line_and_leaves_nothing(
     assert run_cli(*(word.format(**inputs) for word in command.split())) == 1
     one_error_line(capsys.readouterr().err, CASES[command])
     assert listing(here) == []
+
+
+@pytest.mark.parametrize("command", ["predict", "screen"])
+def test_what_is_read_is_never_replaced(
+    command: str, sound: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither a file that is named nor one of a folder, even with --overwrite; older results only with it."""
+    (here / "folder").mkdir()
+    ase.io.write(here / "folder" / "some.extxyz", salts(3))
+    before = (here / "folder" / "some.extxyz").read_bytes()
+    for read in ("folder/some.extxyz", "folder"):
+        words = (command, sound / "gap.pt", read, "--out", "folder/../folder/some.extxyz", "--overwrite")
+        assert run_cli(*words) == 1
+        one_error_line(capsys.readouterr().err, ("some.extxyz: is also read from", "choose another --out"))
+    assert (here / "folder" / "some.extxyz").read_bytes() == before
+    words = (command, sound / "gap.pt", "folder", "--out", "folder/found.csv")
+    assert run_cli(*words) == 0
+    (here / "folder" / "found.csv").write_text("older\n")
+    capsys.readouterr()
+    assert run_cli(*words) == 1
+    one_error_line(capsys.readouterr().err, ("found.csv: exists already", "--overwrite"))
+    assert (here / "folder" / "found.csv").read_text() == "older\n"
+    assert run_cli(*words, "--overwrite") == 0
+    assert len(rows_of(here / "folder" / "found.csv")) == 3
 
 
 def test_screening_goes_on_past_what_cannot_be_used(

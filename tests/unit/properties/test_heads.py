@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lrpot.config import make_config
 from lrpot.errors import ConfigError
 from lrpot.properties.cgcnn import CGCNN
 from lrpot.properties.features import CrystalFeatures
@@ -98,3 +99,11 @@ def test_balance_falls_on_experts_that_nobody_takes() -> None:
     uneven.backward()
     assert head.router.grad is not None
     assert bool(head.router.grad.any())
+
+
+def test_a_single_expert_is_refused() -> None:
+    """Its balance would be a spread of one number."""
+    with pytest.raises(ConfigError, match="experts = 1: choose 2 or more"):
+        experts(n=1, top=1)
+    with pytest.raises(ConfigError, match=r"properties\.head\.experts"):
+        make_config({"task": "property", "properties": {"head": {"kind": "experts", "experts": 1, "top": 1}}})

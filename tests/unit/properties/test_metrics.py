@@ -82,6 +82,7 @@ def test_what_labels_do_not_determine_is_left_out(
     [
         ([1.0, 0.0], [0.5], ShapeError, r"labels \(2,\) and predictions \(1,\)"),
         ([1.0, 0.0], [0.5, np.nan], DataError, "prediction 1 is nan, not a number"),
+        ([np.nan, -np.inf], [0.5, 0.5], DataError, "label 1 is -inf; correct it"),
         ([1.0, 2.0], [0.5, 0.5], DataError, "label 1 is 2, but a class is 0 or 1"),
         ([1.0, 0.0], [0.5, 1.5], DataError, "prediction 1 is 1.5, not a probability"),
     ],

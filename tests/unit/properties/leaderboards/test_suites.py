@@ -102,6 +102,13 @@ def test_matbench(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = matbench.identifiers("matbench_jdft2d")
     found = {name: value for fold in folds.values() for name, value in fold["data"].items()}
     assert [found[name] for name in names] == pytest.approx([float(row["gap_predicted"]) for row in table])
+    about = {"authors": "A. Author", "algorithm": "a", "algorithm_long": "all of it", "bibtex_refs": ["@misc{a}"]}
+    (here / "about.yaml").write_text(json.dumps(about))
+    words = ("--task", "matbench_jdft2d", "--about", "about.yaml", "--out", "submission")
+    assert run_cli("export", "matbench", "run", *words) == 0
+    exported = json.loads(gzip.decompress((here / "submission" / "results.json.gz").read_bytes()))
+    for number, fold in exported["tasks"]["matbench_jdft2d"]["results"].items():
+        assert fold["data"] == pytest.approx(folds[number]["data"])
 
 
 def test_jarvis_tests_the_rows_of_the_leaderboard(here: Path) -> None:
