@@ -45,7 +45,7 @@ class Derived:
         self.owner = weakref.proxy(owner)
         self.trained = trained
         self._plans: OrderedDict[tuple[object, ...], Plan] = OrderedDict()
-        self._meshes: dict[float, Mesh] = {}
+        self._meshes: dict[float, Mesh | None] = {}
         self._pairs: dict[float, Callable[[Tensor], Tensor]] = {}
 
     @cached_property
@@ -53,8 +53,8 @@ class Derived:
         """The kernel, from a table if that is quicker."""
         return self.owner.kernel.tabulated()
 
-    def mesh(self, tolerance: float) -> Mesh:
-        """For upright cells."""
+    def mesh(self, tolerance: float) -> Mesh | None:
+        """For upright cells; None where none is that accurate."""
         if tolerance not in self._meshes:
             self._meshes[tolerance] = choose_mesh(self.owner.phi, self.owner.k_cutoff, tolerance)
         return self._meshes[tolerance]
@@ -108,6 +108,4 @@ class Derived:
     def _make_plan(self, system: System, tolerance: float) -> Plan:
         # training on forces needs second derivatives
         engine = "separable" if self.trained and self.owner.engine == "auto" else self.owner.engine
-        k_cutoff = self.owner.k_cutoff
-        # errors grow with the skew; see `lrpot.kspace.plan.skew_of`
-        return make_plan(engine, system, self.phi, k_cutoff, lambda skew: self.mesh(tolerance / skew))
+        return make_plan(engine, system, self.phi, self.owner.k_cutoff, tolerance, self.mesh)
