@@ -12,7 +12,7 @@ import numpy as np
 from ase.data import chemical_symbols
 from ase.formula import Formula
 
-from lrpot.charges.born import born_charges
+from lrpot.charges.born import charges_from_born
 from lrpot.charges.charge_file import read_charges, table_charges
 from lrpot.charges.prefit import Prefit, PrefitRefused, fit_charges
 from lrpot.config import ChargesConfig
@@ -104,7 +104,7 @@ def given_charges(
         labels = config.born or source
         if labels is None:
             raise ConfigError("model.charges.init = born needs a file of Born charges; set model.charges.born")
-        values, origin = born_charges(labels)
+        values, origin = charges_from_born(labels)
         table = {chemical_symbols[z]: charge for z, charge in values.items()}
         return StartingCharges(table_charges(table, elements, where=named(labels)), origin)
     if config.init not in ("prefit", "oxidation"):

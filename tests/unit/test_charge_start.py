@@ -14,7 +14,7 @@ import yaml
 from ase import Atoms
 from pymatgen.core import Composition
 
-from lrpot.charges.born import born_charges
+from lrpot.charges.born import charges_from_born
 from lrpot.charges.charge_file import read_charges, table_charges, write_charges
 from lrpot.charges.prefit import fit_charges
 from lrpot.charges.start import MAX_SITES, StartingCharges, given_charges, starting_charges
@@ -253,7 +253,7 @@ def born_table() -> dict[str, object]:
 def test_born_charges_from_a_table(ending: str, tmp_path: Path) -> None:
     file = tmp_path / f"born.{ending}"
     file.write_text(json.dumps(born_table()) if ending == "json" else yaml.safe_dump(born_table()))
-    values, origin = born_charges(file)
+    values, origin = charges_from_born(file)
     assert values == pytest.approx({11: SCREENED, 17: -SCREENED})
     assert origin == f"Born charges of {file}"
     config = ChargesConfig(init="born", born=str(file))
@@ -264,7 +264,7 @@ def test_born_charges_obey_the_acoustic_sum_rule(tmp_path: Path) -> None:
     table = born_table()
     table["born_charges"] = [(BORN + 0.3 * np.eye(3)).tolist(), (0.3 * np.eye(3) - BORN).tolist()]
     (tmp_path / "born.json").write_text(json.dumps(table))
-    assert born_charges(tmp_path / "born.json")[0] == pytest.approx({11: SCREENED, 17: -SCREENED})
+    assert charges_from_born(tmp_path / "born.json")[0] == pytest.approx({11: SCREENED, 17: -SCREENED})
 
 
 def test_born_charges_from_labels_in_the_data(tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_born_charges_from_labels_in_the_data(tmp_path: Path) -> None:
         atoms.arrays["born_charges"] = (sign[:, None, None] * BORN).reshape(-1, 9)
         atoms.info["dielectric"] = DIELECTRIC
     ase.io.write(tmp_path / "rows.extxyz", rows, write_results=True)
-    values, origin = born_charges(tmp_path / "rows.extxyz")
+    values, origin = charges_from_born(tmp_path / "rows.extxyz")
     assert values == pytest.approx({11: SCREENED, 17: -SCREENED})
     assert origin == f"Born charges of 2 rows of {tmp_path / 'rows.extxyz'}"
     found = start("born", sample()[:1], source=tmp_path / "rows.extxyz")
@@ -331,4 +331,4 @@ def test_unreadable_born_charges(name: str, text: str | None, tmp_path: Path) ->
     if text is not None:
         (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=r"cannot be read as|no such file of Born charges"):
-        born_charges(tmp_path / name)
+        charges_from_born(tmp_path / name)
