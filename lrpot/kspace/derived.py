@@ -7,7 +7,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,11 @@ from lrpot.kspace.nufft import Mesh, choose_mesh
 from lrpot.kspace.plan import Plan, make_plan
 from lrpot.kspace.system import System
 
-# Bytes of weights that are kept from call to call.
+# Bytes of plans that are kept from call to call, and their number: cells of MD at constant pressure never come again.
 KEPT = 1 << 28
+KEPT_PLANS = 64
+
+T = TypeVar("T")
 
 
 class Owner(Protocol):
@@ -51,7 +54,7 @@ class Derived:
     @cached_property
     def kernel(self) -> nn.Module:
         """The kernel, from a table if that is quicker."""
-        return self.owner.kernel.tabulated()
+        return self._to_keep(self.owner.kernel.tabulated)
 
     def mesh(self, tolerance: float) -> Mesh | None:
         """For upright cells; None where none is that accurate."""
@@ -70,10 +73,12 @@ class Derived:
         cells = system.cells.cpu().numpy().tobytes()
         key = (tolerance, cells, str(system.cells.device), system.charges.dtype, *system.counts, -1, *system.molecules)
         if key not in self._plans:
-            # tensors made in inference mode could not serve a later call that is differentiated
-            with torch.inference_mode(False), torch.no_grad():
-                self._plans[key] = self._make_plan(system.with_cells(system.cells.clone()), tolerance)
-            while len(self._plans) > 1 and sum(plan.nbytes for plan in self._plans.values()) > KEPT:
+            self._plans[key] = self._to_keep(
+                lambda: self._make_plan(system.with_cells(system.cells.clone()), tolerance)
+            )
+            while len(self._plans) > 1 and (
+                len(self._plans) > KEPT_PLANS or sum(plan.nbytes for plan in self._plans.values()) > KEPT
+            ):
                 self._plans.popitem(last=False)
         self._plans.move_to_end(key)
         return self._plans[key]
@@ -102,8 +107,18 @@ class Derived:
         # in steps, so that a table serves many
         reach = 8.0 * math.ceil(extent_of(positions) / 8.0 + 1e-6)
         if reach not in self._pairs:
-            self._pairs[reach] = radial_form(self.phi, self.owner.k_cutoff, self.owner.envelope, reach)
+            self._pairs[reach] = self._to_keep(
+                lambda: radial_form(self.phi, self.owner.k_cutoff, self.owner.envelope, reach)
+            )
         return self._pairs[reach]
+
+    def _to_keep(self, make: Callable[[], T]) -> T:
+        """What serves later calls too, unless weights are trained; tensors made in inference mode could not be
+        differentiated there."""
+        if self.trained:
+            return make()
+        with torch.inference_mode(False), torch.no_grad():
+            return make()
 
     def _make_plan(self, system: System, tolerance: float) -> Plan:
         # training on forces needs second derivatives

@@ -64,7 +64,9 @@ class Mesh:
     error: float
 
 
-def choose_mesh(phi: Callable[[Tensor], Tensor], k_cutoff: float, tolerance: float, density: float = 0.05) -> Mesh | None:
+def choose_mesh(
+    phi: Callable[[Tensor], Tensor], k_cutoff: float, tolerance: float, density: float = 0.05
+) -> Mesh | None:
     """The cheapest mesh whose forces are wrong by no more than the tolerance; None where there is none.
 
     Args:
@@ -143,6 +145,10 @@ class Nufft:
         self.grid = Grid(tuple(sizes), mesh.width, mesh.shape, device, dtype)
         self.shape = mesh.shape
         self.taps: type[Taps] = CompiledTaps if device.type == "cpu" else TensorTaps
+
+    @property
+    def nbytes(self) -> int:
+        return self.grid.polynomials.nbytes + self.grid.counts.nbytes
 
     def modes(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """The integer wave vectors of the mesh and what their weights must be multiplied with.

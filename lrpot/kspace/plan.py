@@ -68,7 +68,7 @@ class Plan:
 
     @property
     def nbytes(self) -> int:
-        return sum(part.weights.nbytes for part in self.parts)
+        return sum(part.weights.nbytes + part.engine.nbytes for part in self.parts)
 
 
 def make_plan(
