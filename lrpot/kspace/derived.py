@@ -12,7 +12,15 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lrpot.kspace.boundary import extent_of, isolated_energy, isolated_matrix, radial_form, slab_energy
+from lrpot.kspace.boundary import (
+    RadialForm,
+    extent_of,
+    isolated_energy,
+    isolated_matrix,
+    radial_form,
+    slab_energy,
+    tabulated,
+)
 from lrpot.kspace.kernel import Kernel
 from lrpot.kspace.nufft import Mesh, choose_mesh
 from lrpot.kspace.plan import Plan, make_plan
@@ -49,7 +57,7 @@ class Derived:
         self.trained = trained
         self._plans: OrderedDict[tuple[object, ...], Plan] = OrderedDict()
         self._meshes: dict[float, Mesh | None] = {}
-        self._pairs: dict[float, Callable[[Tensor], Tensor]] = {}
+        self._pairs: dict[float, RadialForm] = {}
 
     @cached_property
     def kernel(self) -> nn.Module:
@@ -86,7 +94,7 @@ class Derived:
     def own_field(self) -> Tensor:
         """(1,) or (C,), eV/e^2: the energy of a unit charge in its own field."""
         zero = torch.zeros(1, dtype=torch.float64)
-        return 0.5 * radial_form(self.phi, self.owner.k_cutoff, self.owner.envelope, 0.0)(zero).reshape(-1)
+        return 0.5 * self._radial_form(0.0)(zero).reshape(-1)
 
     def molecule(self, positions: Tensor, charges: Tensor) -> Tensor:
         """(), float64, eV: the energy of a structure that does not repeat."""
@@ -100,15 +108,29 @@ class Derived:
         """(), float64, eV: what the sum over the wave vectors of a slab's box lacks."""
         owner = self.owner
         return slab_energy(
-            positions, charges, box, axis, owner.kernel.coulomb, self.phi, owner.k_cutoff, owner.envelope
+            positions,
+            charges,
+            box,
+            axis,
+            owner.kernel.coulomb,
+            self.phi,
+            owner.k_cutoff,
+            owner.envelope,
+            owner.kernel.reach,
         )
 
-    def _pair(self, positions: Tensor) -> Callable[[Tensor], Tensor]:
+    def _radial_form(self, reach: float) -> RadialForm:
+        owner = self.owner
+        return radial_form(self.phi, owner.k_cutoff, owner.envelope, reach, owner.kernel.reach)
+
+    def _pair(self, positions: Tensor) -> RadialForm:
         # in steps, so that a table serves many
         reach = 8.0 * math.ceil(extent_of(positions) / 8.0 + 1e-6)
         if reach not in self._pairs:
-            self._pairs[reach] = self._to_keep(
-                lambda: radial_form(self.phi, self.owner.k_cutoff, self.owner.envelope, reach)
+            exact = self._to_keep(lambda: self._radial_form(reach))
+            # a kernel that is being trained is differentiated in its weights
+            self._pairs[reach] = (
+                exact if self.trained else self._to_keep(lambda: tabulated(exact, self.owner.k_cutoff, reach))
             )
         return self._pairs[reach]
 

@@ -122,9 +122,15 @@ def no_wave_vector(volume: float, k_cutoff: float) -> StructureError:
     )
 
 
-def check_number(volume: float, k_cutoff: float, limit: int) -> None:
+def check_number(
+    volume: float, k_cutoff: float, limit: int, *, what: str = "a cell", cure: str = "remove vacuum from the cell"
+) -> None:
     """Estimate the number of wave vectors before any memory is taken.
 
+    Args:
+        volume: A^3. k_cutoff: 1/A.
+        limit: how many there may be.
+        what, cure: for the message.
     Raises:
         StructureError: more than the limit.
     """
@@ -132,8 +138,8 @@ def check_number(volume: float, k_cutoff: float, limit: int) -> None:
     expected = volume * k_cutoff**3 / (12.0 * math.pi**2)
     if expected > limit:
         raise StructureError(
-            f"a cell of {volume:.3g} A^3 has about {expected:.2g} wave vectors below k_cutoff = {k_cutoff:g} 1/A, "
-            f"more than {limit:.0e}; remove vacuum from the cell or lower k_cutoff"
+            f"{what} of {volume:.3g} A^3 has about {expected:.2g} wave vectors below k_cutoff = {k_cutoff:g} 1/A, "
+            f"more than {limit:.0e}; {cure} or lower k_cutoff"
         )
 
 

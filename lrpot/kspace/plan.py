@@ -88,7 +88,8 @@ def make_plan(
         tolerance: relative error of the forces that engine nufft may make.
         mesh: for upright cells from a tolerance, None where no mesh is that accurate; called only if it is needed.
     Raises:
-        ConfigError: a tolerance that engine nufft cannot reach. StructureError: a cell without volume, with no wave vector below the cutoff, or with too many.
+        ConfigError: a tolerance that engine nufft cannot reach.
+        StructureError: a cell without volume, with no wave vector below the cutoff, or with too many.
     """
     cells, dtype = system.cells, system.charges.dtype
     first_atom = [0]
@@ -105,7 +106,8 @@ def make_plan(
             chosen = mesh(tolerance / skew_of(cells[g]))
         if chosen is None and engine == "nufft":
             raise ConfigError(
-                f"tolerance = {tolerance:g} is out of reach of engine nufft with this kernel; raise it, or use separable"
+                f"tolerance = {tolerance:g} is out of reach of engine nufft with this kernel; raise it, or use "
+                "separable"
             )
         if chosen is not None and (engine == "nufft" or _is_faster(count, cells[g], volume, k_cutoff, chosen)):
             parts.append(_nufft_part(g, first_atom, cells[g], volume, phi, k_cutoff, chosen, dtype))

@@ -451,7 +451,8 @@ def test_any_mesh_serves_a_kernel_that_is_zero(engine: str) -> None:
     """As a free kernel is at the start of a fit."""
     summed = ReciprocalSum(FreeKernel(FCN(4.0).double()), 4.0, engine=engine, tolerance=1e-5).requires_grad_(False)
     energy, forces = summed.energy_forces(*rattled(bulk("NaCl", "rocksalt", 5.64) * (4, 4, 4)))
-    assert energy.item() == 0.0 and not forces.any()
+    assert energy.item() == 0.0
+    assert not forces.any()
 
 
 def test_skew_of_cells() -> None:
