@@ -134,8 +134,8 @@ def run_directory(path: str | Path, *, resume: bool, overwrite: bool) -> Iterato
         overwrite: remove what is in it first.
 
     Raises:
-        OutputError: another process holds it, its file system has no locks, or it holds results and neither flag is set, or it holds files that no
-            run made.
+        OutputError: another process holds it, or its file system has no locks, or it holds results and neither flag is
+            set, or it holds files that no run made.
     """
     path = Path(path)
     try:

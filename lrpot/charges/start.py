@@ -65,12 +65,13 @@ def starting_charges(
         return given
     fit, refusal = _prefit(config, structures, elements) if coulomb else (None, NO_COULOMB)
     if config.init == "prefit" and fit is not None and refusal is None:
-        left_out = fit.found.n_too_large
+        n_too_large = fit.found.n_too_large
+        left_out = f"{n_too_large} left out for large forces; " if n_too_large else ""
         return StartingCharges(
             fit.charges,
-            f"linear prefit to {fit.found.n_frames - left_out} structures "
-            f"({f'{left_out} left out for large forces; ' if left_out else ''}pair cutoff {fit.best.pair_cutoff:g} A; Coulomb "
-            f"explains {fit.best.explained:.0%} of what pair splines leave; rank-one share {fit.best.rank_one:.3f})",
+            f"linear prefit to {fit.found.n_frames - n_too_large} structures "
+            f"({left_out}pair cutoff {fit.best.pair_cutoff:g} A; Coulomb explains {fit.best.explained:.0%} of what "
+            f"pair splines leave; rank-one share {fit.best.rank_one:.3f})",
         )
     values, origin = _oxidation(structures, elements)
     factor = fit.scale_of(values) if fit is not None else None
@@ -172,7 +173,7 @@ def _countable(counts: dict[str, int]) -> dict[str, int]:
 
 
 def _trials(counts: Mapping[str, int]) -> int:
-    """What pymatgen looks at: each atom in all sets of states of the atoms of its element, and all sets of their sums."""
+    """How much pymatgen looks at: each atom in all sets of states of an element's atoms, and all sets of their sums."""
     from pymatgen.core import Element
 
     sets, sums = 0, 1
