@@ -23,9 +23,9 @@ from lrpot.structure import Structure
 # Enough equations for some hundred unknowns; more frames change nothing and cost time.
 MAX_ATOMS = 6000
 
-# Oxidation states are guessed by trying some tenths of a second's worth of them; atoms of a formula that stands for one
-# that would take longer.
+# Oxidation states are guessed by trying all: some tenths of a second for so many, years for a large cell with a defect.
 MAX_TRIALS = 20_000
+# A formula that would take longer is stood for by a close one of at most so many atoms.
 MAX_SITES = 24
 
 # Screening makes charges smaller; a factor above one by more than this is no screening.

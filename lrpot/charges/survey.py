@@ -21,12 +21,12 @@ from lrpot.structure import Structure
 # and short pair functions do not describe atoms that are pushed into each other.
 LARGE_FORCES = 4.0
 
-# Frames with forces below this fraction of what only a tenth of the frames exceed are relaxed, and say nothing about
-# what is large: however many they are, but fewer clashing ones than that.
-RELAXED, EXCEEDED = 0.01, 0.1
-
-# eV/A: smaller ones are zero, by symmetry but for the noise of first-principles forces.
+# eV/A: smaller forces are zero by symmetry, but for the noise of first-principles methods.
 FORCE_FREE = 1e-3
+
+# Of the other frames, those with forces below the fraction RELAXED of what the share EXCEEDED of them exceeds are
+# relaxed, and say nothing about what is large. Relaxed frames may be the most; clashing ones are fewer than that share.
+RELAXED, EXCEEDED = 0.01, 0.1
 
 
 @dataclass
