@@ -133,8 +133,10 @@ def spoil_json(content: bytes, rng: random.Random) -> bytes:
 
 def spoil_safetensors(content: bytes, rng: random.Random) -> bytes:
     """Another header: names, types, shapes, places, or its length; or numbers that are none."""
+    if len(content) < 8:  # spoiled before
+        return spoil_bytes(content, rng)
     (size,) = struct.unpack_from("<Q", content)
-    if len(content) < 8 or size > len(content) - 8:
+    if size > len(content) - 8:
         return spoil_bytes(content, rng)
     header, data = content[8 : 8 + size], content[8 + size :]
     kind = rng.randrange(5)

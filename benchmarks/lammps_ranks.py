@@ -134,7 +134,9 @@ def per_step(values: list[float], steps: int) -> list[float]:
 
 def mesh_spacing() -> float:
     reciprocal = load(MODEL).long.reciprocal
-    return choose_mesh(reciprocal.phi, reciprocal.k_cutoff, reciprocal.tolerance).spacing
+    mesh = choose_mesh(reciprocal.phi, reciprocal.k_cutoff, reciprocal.tolerance)
+    assert mesh is not None
+    return mesh.spacing
 
 
 def estimate(result: dict[str, Any], network: str, atoms: int, processes: int) -> dict[str, Any]:

@@ -134,8 +134,8 @@ def run_directory(path: str | Path, *, resume: bool, overwrite: bool) -> Iterato
         overwrite: remove what is in it first.
 
     Raises:
-        OutputError: another process holds it, or it holds results and neither flag is set, or it holds files that no
-            run made.
+        OutputError: another process holds it, or its file system has no locks, or it holds results and neither flag is
+            set, or it holds files that no run made.
     """
     path = Path(path)
     try:
@@ -152,11 +152,16 @@ def run_directory(path: str | Path, *, resume: bool, overwrite: bool) -> Iterato
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except (BlockingIOError, PermissionError) as error:
             lock.seek(0)
             holder = lock.read().strip() or "unknown"
             raise OutputError(
                 f"{path}: is in use by another run (process {holder}); wait for it or choose another --out"
+            ) from error
+        except OSError as error:
+            raise OutputError(
+                f"{path}: its file system gives no lock ({_reason(error)}), without which another run could write here "
+                "too; choose an --out on a local disk, or mount this one with locks"
             ) from error
         content = [item for item in path.iterdir() if item.name != "run.lock"]
         if content and overwrite:

@@ -189,7 +189,8 @@ class Potential(nn.Module):
             for, if the model has charges. All float64 (charges: see `set_precision`).
         Raises:
             StructureError: periodicity that the long-range part cannot treat, or whose Born charges have no meaning.
-            ConvergenceError: charges without an equilibrium. ConfigError: a part that there is not.
+            ConvergenceError: charges without an equilibrium. ConfigError: a part that there is not, or derivatives in
+                torch's inference mode.
         """
         parts = frozenset(parts)
         if unknown := parts - PARTS:
@@ -197,6 +198,11 @@ class Potential(nn.Module):
                 f"parts {', '.join(sorted(unknown))}: no part of a model; there are {', '.join(sorted(PARTS))}"
             )
         born = born_charges is not False and self.long is not None and "long" in parts
+        if torch.is_inference_mode_enabled() and (forces or stress or born):
+            raise ConfigError(
+                "forces, stress and Born charges are derivatives, which torch.inference_mode() does not allow; use "
+                "torch.no_grad(), or ask for energies only (forces=False)"
+            )
         with torch.set_grad_enabled(forces or stress or born or torch.is_grad_enabled()):
             batch = copy.copy(batch)  # shallow: the caller's tensors are left as they are
             inputs = []

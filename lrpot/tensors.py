@@ -156,6 +156,7 @@ def cartesian(parts: list[Tensor], irreps: tuple[Irrep, ...]) -> Tensor:
 
 
 @cache
+@torch.inference_mode(False)
 def _basis(orders: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """(sum of 2 l + 1, 9)."""
     return torch.cat([coupling(1, 1, order).flatten(0, 1).T for order in orders]).to(device, dtype)

@@ -2,7 +2,8 @@
 
 An irrep is (l, parity): parity is +1 where a reflection through the origin keeps its sign ("e"), else -1 ("o"). Bases
 and signs are e3nn's, in which the order l = 1 is x, y, z. Everything is computed on the CPU in float64 and kept for
-each precision and device, so that no module has such a constant in its state.
+each precision and device, so that no module has such a constant in its state; outside inference mode, whose tensors
+could not serve a later call that is differentiated.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ def name_of(irrep: Irrep) -> str:
 
 
 @cache
+@torch.inference_mode(False)
 def coupling(l1: int, l2: int, l3: int) -> Tensor:
     """(2 l1 + 1, 2 l2 + 1, 2 l3 + 1) float64: sqrt(2 l3 + 1) times the real Wigner 3j symbol.
 
@@ -70,6 +72,7 @@ def product_matrix(harmonics: Tensor, l1: int, products: tuple[Product, ...]) ->
 
 
 @cache
+@torch.inference_mode(False)
 def _raising(order: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """((2 l - 1) * 3, 2 l + 1): Y_(l-1) times Y_1 -> Y_l."""
     matrix = coupling(order - 1, 1, order).flatten(0, 1)
@@ -82,6 +85,7 @@ def _raising(order: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 @cache
+@torch.inference_mode(False)
 def _products(
     l1: int, products: tuple[Product, ...], n_harmonics: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:

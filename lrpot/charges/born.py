@@ -23,7 +23,7 @@ from lrpot.errors import ConfigError
 FORMAT = "{symbols: [Na, Cl], born_charges: (2, 3, 3), dielectric: (3, 3)}"
 
 
-def born_charges(source: str | Path | Sequence[Path]) -> tuple[dict[int, float], str]:
+def charges_from_born(source: str | Path | Sequence[Path]) -> tuple[dict[int, float], str]:
     """Charges in e by atomic number, and a word on where they come from.
 
     Args:

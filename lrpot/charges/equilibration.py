@@ -139,5 +139,5 @@ class EquilibratedCharges(ChargeModel):
 
     def quadratic(self, batch: Data, electrostatics: Electrostatics, geometry: Geometry) -> Interaction:
         """H of a batch."""
-        row = self.row[batch.numbers]
+        row = self.rows(batch)
         return Interaction(electrostatics, geometry, self.hardness[row], self.width[row], self.channels)

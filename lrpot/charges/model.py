@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from lrpot.data.readers import check_elements
 from lrpot.errors import ConfigError
 from lrpot.kspace.electrostatics import Electrostatics, Geometry
 from lrpot.kspace.neutrality import NEUTRALITY, shift
-from lrpot.structure import batch_index
+from lrpot.structure import MAX_ATOMIC_NUMBER, batch_index
 
 # e, of channels beyond the first when the charges get their start: at zero the energy would be stationary.
 LATENT_START = 0.01
@@ -55,7 +56,7 @@ class ChargeModel(nn.Module):
         self.neutrality = neutrality
         self.channels = channels
         self.elements = list(elements)
-        row = torch.full((max(elements) + 1,), -1)
+        row = torch.full((MAX_ATOMIC_NUMBER + 1,), -1)
         row[elements] = torch.arange(len(elements))
         self.register_buffer("row", row, persistent=False)
         self.values = nn.Parameter(torch.zeros(len(elements), dtype=torch.float64))
@@ -114,7 +115,7 @@ class ChargeModel(nn.Module):
             geometry: where they are.
             first_derivatives: that of the energy is all that will be asked for, which may be cheaper.
         Raises:
-            StructureError: see `ReciprocalSum.forward`.
+            StructureError: see `ReciprocalSum.forward`. UnknownElementError: see `rows`.
         """
         charges = self(batch, features).to(electrostatics.dtype)
         return electrostatics.energy(charges, geometry), charges
@@ -131,9 +132,20 @@ class ChargeModel(nn.Module):
         charges = self(batch, features).to(electrostatics.dtype)
         return shares(charges, electrostatics, geometry)
 
+    def rows(self, batch: Data) -> Tensor:
+        """(N,) which of the elements each atom is.
+
+        Raises:
+            UnknownElementError: none of them; names the atom.
+        """
+        row = self.row[batch.numbers]
+        if bool((row < 0).any()):
+            check_elements(batch.numbers.cpu().numpy(), self.elements)
+        return row
+
     def of_atoms(self, batch: Data, features: Tensor | None) -> Tensor:
         """(N, C), e: the values of the elements and what the network adds, from the features (N, F) of the atoms."""
-        row = self.row[batch.numbers]
+        row = self.rows(batch)
         values = self.values[row][:, None]
         if self.channels > 1:
             values = torch.cat([values, self.latent[row]], dim=1)

@@ -17,7 +17,8 @@ from lrpot.charges.force_features import Layout, force_features, sum_groups
 from lrpot.charges.survey import Survey, force_size, usable_frames
 from lrpot.structure import Structure
 
-# Frames that follow each other are alike, so blocks are stretches of the file. Fewer frames are divided by atoms.
+# Frames that follow each other are alike, so blocks are stretches of the file, each with as many frames that are not
+# relaxed: those would agree with any charges. Fewer frames are divided by atoms.
 BLOCKS = 10
 
 # Added to a diagonal of ones: columns that are nearly dependent.
@@ -65,22 +66,24 @@ def normal_equations(
         sum_molecules, progress: as of `survey`.
     """
     blocks = np.zeros((BLOCKS, layout.n_columns + 1, layout.n_columns + 1))
-    n_equations, number, largest = 0, -1, found.largest_size
+    n_equations, number, n_telling = 0, -1, found.n_telling
+    smallest, largest = found.smallest_size, found.largest_size
     kinds: Counter[tuple[tuple[int, int], ...]] = Counter()
     for seen, usable in enumerate(usable_frames(frames, layout.reach, sum_molecules=sum_molecules), 1):
         progress(seen)
         if usable is None:
             continue
         structure, group = usable
-        number += 1
-        if force_size(structure, group) > largest:
+        size = force_size(structure, group)
+        if size > largest:
             continue
+        number += size >= smallest
         labels = sum_groups(structure.forces.numpy(), group)
         rows = np.concatenate([force_features(structure, layout, group), labels[..., None]], axis=2)
         n_equations += labels.size
         kinds.update(_molecules(structure, group))
-        place = number + np.arange(len(rows)) / len(rows)
-        block = (BLOCKS * place / found.n_frames).astype(int)
+        place = max(number, 0) + np.arange(len(rows)) / len(rows)
+        block = (BLOCKS * place / n_telling).astype(int)
         for b in np.unique(block):
             part = rows[block == b].reshape(-1, layout.n_columns + 1)
             blocks[b] += part.T @ part

@@ -167,7 +167,7 @@ def fit_charges(
         cutoffs=cutoffs,
         spread=spread,
         molecules=_net_charges(equations, best.free),
-        refusal=_refusal(best, spread),
+        refusal=_refusal(best, spread, found),
         found=found,
         equations=equations,
         sum_molecules=sum_molecules,
@@ -308,7 +308,18 @@ def _net_charges(equations: NormalEquations, free: np.ndarray) -> dict[str, floa
     }
 
 
-def _refusal(best: AtCutoff, spread: float) -> str | None:
+def _refusal(best: AtCutoff, spread: float, found: Survey) -> str | None:
+    """Why these are no charges, and how many frames had no say in that."""
+    reason = _reason(best, spread)
+    if reason is None or not found.n_too_large:
+        return reason
+    return (
+        f"{reason}; {found.n_too_large} of {found.n_frames} frames were left out, for root mean square forces above "
+        f"{found.largest_size:.3g} eV/A"
+    )
+
+
+def _reason(best: AtCutoff, spread: float) -> str | None:
     size = float(np.abs(best.charges).max())
     if best.rank_one < MIN_RANK_ONE or size == 0.0:
         return (

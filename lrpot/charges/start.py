@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import comb
 from pathlib import Path
 
 import numpy as np
 from ase.data import chemical_symbols
 from ase.formula import Formula
 
-from lrpot.charges.born import born_charges
+from lrpot.charges.born import charges_from_born
 from lrpot.charges.charge_file import read_charges, table_charges
 from lrpot.charges.prefit import Prefit, PrefitRefused, fit_charges
 from lrpot.config import ChargesConfig
@@ -21,6 +22,11 @@ from lrpot.structure import Structure
 
 # Enough equations for some hundred unknowns; more frames change nothing and cost time.
 MAX_ATOMS = 6000
+
+# Oxidation states are guessed by trying all: some tenths of a second for so many, years for a large cell with a defect.
+MAX_TRIALS = 20_000
+# A formula that would take longer is stood for by a close one of at most so many atoms.
+MAX_SITES = 24
 
 # Screening makes charges smaller; a factor above one by more than this is no screening.
 SAME = 0.05
@@ -59,10 +65,13 @@ def starting_charges(
         return given
     fit, refusal = _prefit(config, structures, elements) if coulomb else (None, NO_COULOMB)
     if config.init == "prefit" and fit is not None and refusal is None:
+        n_too_large = fit.found.n_too_large
+        left_out = f"{n_too_large} left out for large forces; " if n_too_large else ""
         return StartingCharges(
             fit.charges,
-            f"linear prefit to {fit.found.n_frames} structures (pair cutoff {fit.best.pair_cutoff:g} A; Coulomb "
-            f"explains {fit.best.explained:.0%} of what pair splines leave; rank-one share {fit.best.rank_one:.3f})",
+            f"linear prefit to {fit.found.n_frames - n_too_large} structures "
+            f"({left_out}pair cutoff {fit.best.pair_cutoff:g} A; Coulomb explains {fit.best.explained:.0%} of what "
+            f"pair splines leave; rank-one share {fit.best.rank_one:.3f})",
         )
     values, origin = _oxidation(structures, elements)
     factor = fit.scale_of(values) if fit is not None else None
@@ -96,7 +105,7 @@ def given_charges(
         labels = config.born or source
         if labels is None:
             raise ConfigError("model.charges.init = born needs a file of Born charges; set model.charges.born")
-        values, origin = born_charges(labels)
+        values, origin = charges_from_born(labels)
         table = {chemical_symbols[z]: charge for z, charge in values.items()}
         return StartingCharges(table_charges(table, elements, where=named(labels)), origin)
     if config.init not in ("prefit", "oxidation"):
@@ -138,8 +147,38 @@ def _oxidation(structures: Sequence[Structure], elements: list[int]) -> tuple[di
         for s in structures
     )
     for formula, _ in formulas.most_common(5):
-        guesses = Composition(formula).oxi_state_guesses(max_sites=-1)
+        counts = _countable(Formula(formula).count())
+        guesses = Composition(counts).oxi_state_guesses(max_sites=-1) if counts else ()
         if guesses:
             values = {z: float(guesses[0].get(chemical_symbols[z], 0.0)) for z in elements}
-            return values, f"oxidation states of {formula}"
+            close = Formula.from_dict(counts).format("hill")
+            return values, f"oxidation states of {close}{'' if close == formula else f', which is close to {formula}'}"
     return dict.fromkeys(elements, 0.0), "zero (no oxidation states could be guessed)"
+
+
+def _countable(counts: dict[str, int]) -> dict[str, int]:
+    """Atoms by symbol in the stoichiometry closest to this one whose oxidation states can be guessed by trying them
+    all: this one, or as for a cell with a defect that of a few atoms; {} if there is none."""
+    if _trials(counts) <= MAX_TRIALS:
+        return counts
+    total = sum(counts.values())
+    found, least = {}, np.inf
+    for size in range(len(counts), MAX_SITES + 1):
+        fewer = {symbol: max(1, round(n * size / total)) for symbol, n in counts.items()}
+        sites = sum(fewer.values())
+        error = sum(abs(fewer[symbol] / sites - n / total) for symbol, n in counts.items())
+        if error < least and _trials(fewer) <= MAX_TRIALS:
+            found, least = fewer, error
+    return found
+
+
+def _trials(counts: Mapping[str, int]) -> int:
+    """How much pymatgen looks at: each atom in all sets of states of an element's atoms, and all sets of their sums."""
+    from pymatgen.core import Element
+
+    sets, sums = 0, 1
+    for symbol, n in counts.items():
+        states = Element(symbol).icsd_oxidation_states or Element(symbol).common_oxidation_states
+        sets += n * comb(n + len(states) - 1, n)
+        sums *= 1 + n * (max(states, default=0) - min(states, default=0))
+    return sets + sums

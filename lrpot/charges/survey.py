@@ -21,8 +21,12 @@ from lrpot.structure import Structure
 # and short pair functions do not describe atoms that are pushed into each other.
 LARGE_FORCES = 4.0
 
-# Frames with forces below this fraction of the median are relaxed, and say nothing about what is large.
-RELAXED = 0.01
+# eV/A: smaller forces are zero by symmetry, but for the noise of first-principles methods.
+FORCE_FREE = 1e-3
+
+# Of the other frames, those with forces below the fraction RELAXED of what the share EXCEEDED of them exceeds are
+# relaxed, and say nothing about what is large. Relaxed frames may be the most; clashing ones are fewer than that share.
+RELAXED, EXCEEDED = 0.01, 0.1
 
 
 @dataclass
@@ -48,10 +52,23 @@ class Survey:
         return tuple(sorted(self.atoms))
 
     @property
+    def smallest_size(self) -> float:
+        """eV/A; frames with smaller forces are relaxed."""
+        sizes = np.array(self.force_sizes)
+        noise = FORCE_FREE if sizes.max() > FORCE_FREE else 0.0
+        return max(noise, RELAXED * float(np.quantile(sizes[sizes > noise], 1.0 - EXCEEDED)))
+
+    @property
     def largest_size(self) -> float:
         """eV/A; frames with larger forces are left out."""
         sizes = np.array(self.force_sizes)
-        return LARGE_FORCES * float(np.quantile(sizes[sizes >= RELAXED * np.median(sizes)], 0.25))
+        return LARGE_FORCES * float(np.quantile(sizes[sizes >= self.smallest_size], 0.25))
+
+    @property
+    def n_telling(self) -> int:
+        """Frames that are neither relaxed nor left out."""
+        sizes = np.array(self.force_sizes)
+        return int(((sizes >= self.smallest_size) & (sizes <= self.largest_size)).sum())
 
     @property
     def n_too_large(self) -> int:

@@ -56,7 +56,7 @@ class KernelConfig(Section):
         "coulomb",
         description="coulomb: Gaussian Coulomb times (1 + FCN); free: FCN alone (published); none: no long range.",
     )
-    k_cutoff: float | Literal["auto"] = Field(
+    k_cutoff: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
         "auto", description="Largest |k|, 1/A; auto: what `tolerance` needs at the backbone's cutoff."
     )
     tolerance: float = Field(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 
@@ -16,10 +17,12 @@ from lrpot.errors import StructureError
 
 # Of the field of a slab what is left at its neighbour, across the gap, relative.
 SLAB_IMAGES = 1e-8
-# Pairs that are handled at once; more are computed again in the backward pass instead of being kept.
-PAIRS = 1 << 21
-# Pairs whose waves are kept at once where nothing is differentiated.
-ROWS = 1 << 15
+# Numbers that are held at once; what has more is computed in blocks, and again in the backward pass.
+HELD = 1 << 21
+# Of the polynomials of a table, each for a distance over which no wave turns by more than a radian: exact to rounding.
+DEGREE = 11
+# A: no kernel is taken for smoother in k than a function of this reach.
+LEAST_REACH = 10.0
 
 
 class Boundary(Enum):
@@ -81,6 +84,7 @@ def slab_energy(
     phi: Callable[[Tensor], Tensor],
     k_cutoff: float,
     onset: float,
+    kernel_reach: float,
 ) -> Tensor:
     """What the sum over the wave vectors of the box lacks to the energy of a single slab.
 
@@ -95,7 +99,7 @@ def slab_energy(
     Args:
         positions: (N, 3), A. charges: (N, C), e. box, axis: see `slab_box`.
         coulomb: of the kernel; Phi -> coulomb / k^2.
-        phi, k_cutoff, onset: see `radial_form`.
+        phi, k_cutoff, onset, kernel_reach: see `radial_form`.
     Returns:
         (), float64, eV.
     """
@@ -103,7 +107,7 @@ def slab_energy(
     length = torch.linalg.vector_norm(box[axis].detach())
     area = torch.linalg.det(box).abs() / length
     height = positions @ (box[axis] / length)
-    k, weight = _quadrature(k_cutoff, onset, extent_of(height[:, None]))
+    k, weight = _quadrature(k_cutoff, onset, extent_of(height[:, None]), kernel_reach)
     spacing = 2.0 * math.pi / float(length)
     waves = spacing * torch.arange(1, math.ceil(k_cutoff / spacing), dtype=torch.float64)
     k = torch.cat([k, waves]).to(height.device)
@@ -114,7 +118,7 @@ def slab_energy(
         phase = height[:, None] * k
         return torch.stack([torch.cos(phase).mT @ charges, torch.sin(phase).mT @ charges])
 
-    size = max(1, PAIRS // len(k))
+    size = max(1, HELD // len(k))
     if len(height) <= size:
         total = amplitude(height, charges)
     else:
@@ -128,12 +132,28 @@ def slab_energy(
     return (along_normal - net.sum() / k_cutoff) / (math.pi * area)
 
 
-def isolated_energy(positions: Tensor, charges: Tensor, pair: Callable[[Tensor], Tensor]) -> Tensor:
+@dataclass(frozen=True)
+class RadialForm:
+    """The energy of two unit charges at a distance, u, eV/e^2: (P,) or (P, C) from (P,) distances in A.
+
+    Attributes:
+        function: u.
+        held: numbers that it holds for each distance.
+    """
+
+    function: Callable[[Tensor], Tensor]
+    held: int
+
+    def __call__(self, distance: Tensor) -> Tensor:
+        return self.function(distance)
+
+
+def isolated_energy(positions: Tensor, charges: Tensor, pair: RadialForm) -> Tensor:
     """sum_{i<j} q_i q_j u(r_ij) + sum_i q_i^2 u(0) / 2: what the sum over wave vectors becomes in an endless box.
 
     Args:
         positions: (N, 3), A. charges: (N, C), e.
-        pair: u, eV/e^2, (P,) or (P, C) from (P,) distances in A; see `radial_form`.
+        pair: u; see `radial_form`.
     Returns:
         (), float64, eV.
     """
@@ -153,7 +173,7 @@ def isolated_energy(positions: Tensor, charges: Tensor, pair: Callable[[Tensor],
 
     at_zero = _columns(pair(positions.new_zeros(1, dtype=torch.float64)))
     energy = 0.5 * (charges**2 * at_zero).sum()
-    size = max(1, PAIRS // max(len(positions), 1))
+    size = max(1, HELD // (pair.held * max(len(positions), 1)))
     if len(positions) <= size:
         return energy + block(positions, charges, slice(None))
     for start in range(0, len(positions), size):
@@ -162,13 +182,13 @@ def isolated_energy(positions: Tensor, charges: Tensor, pair: Callable[[Tensor],
     return energy
 
 
-def isolated_matrix(positions: Tensor, pair: Callable[[Tensor], Tensor]) -> Tensor:
+def isolated_matrix(positions: Tensor, pair: RadialForm) -> Tensor:
     """The matrix of `isolated_energy`, u(r_ij): (n, n) or (n, n, C), eV/e^2.
 
     Args:
         positions: (n, 3), A. pair: as of `isolated_energy`.
     """
-    size = max(1, ROWS // max(len(positions), 1))
+    size = max(1, HELD // (pair.held * max(len(positions), 1)))
     rows = []
     for some in positions.split(size):
         distance = torch.linalg.vector_norm(some[:, None] - positions, dim=2)
@@ -178,18 +198,17 @@ def isolated_matrix(positions: Tensor, pair: Callable[[Tensor], Tensor]) -> Tens
 
 
 def radial_form(
-    phi: Callable[[Tensor], Tensor], k_cutoff: float, onset: float, reach: float
-) -> Callable[[Tensor], Tensor]:
-    """The energy of two unit charges at a distance, u(r) = 1/pi^2 int k^2 Phi(k) sin(kr)/(kr) dk.
+    phi: Callable[[Tensor], Tensor], k_cutoff: float, onset: float, reach: float, kernel_reach: float
+) -> RadialForm:
+    """u(r) = 1/pi^2 int k^2 Phi(k) sin(kr)/(kr) dk.
 
     Args:
         phi: (K,) or (K, C) kernel with envelope, eV A^3/e^2, from (K,) wave numbers in 1/A.
         k_cutoff: 1/A. onset: fraction of it at which the envelope begins, where Phi is not smooth.
         reach: the longest distance that will be asked for, A.
-    Returns:
-        u, eV/e^2: (P,) or (P, C) from (P,) distances in A.
+        kernel_reach: of the kernel, A, which says how fast it varies with k.
     """
-    k, weight = _quadrature(k_cutoff, onset, reach)
+    k, weight = _quadrature(k_cutoff, onset, reach, kernel_reach)
     density = _columns(phi(k)) * (weight * k**2)[:, None] / math.pi**2
 
     def pair(distance: Tensor) -> Tensor:
@@ -197,18 +216,47 @@ def radial_form(
         found = wave @ density.to(distance.device)
         return found if density.shape[1] > 1 else found[:, 0]
 
-    return pair
+    return RadialForm(pair, len(k))
 
 
-def _quadrature(k_cutoff: float, onset: float, reach: float) -> tuple[Tensor, Tensor]:
+def tabulated(exact: RadialForm, k_cutoff: float, reach: float) -> RadialForm:
+    """The same from a table, for distances up to `reach`, A; not differentiable in the kernel.
+
+    Polynomials in equal intervals, through the values at Chebyshev's points.
+    """
+    intervals = math.ceil(reach * k_cutoff)
+    step = reach / intervals
+    nodes = np.cos(math.pi * (np.arange(DEGREE + 1) + 0.5) / (DEGREE + 1))  # from -1 to 1
+    r = torch.from_numpy(((np.arange(intervals)[:, None] + 0.5 + 0.5 * nodes) * step).ravel())
+    with torch.no_grad():
+        values = torch.cat([_columns(exact(some)) for some in r.split(max(1, HELD // exact.held))])
+    by_node = values.cpu().numpy().reshape(intervals, DEGREE + 1, -1)
+    coefficients = torch.from_numpy(np.linalg.solve(np.vander(nodes, increasing=True), by_node))
+
+    def pair(distance: Tensor) -> Tensor:
+        place = distance / step
+        interval = place.detach().floor().clamp(max=intervals - 1)
+        x = (2.0 * (place - interval) - 1.0)[:, None]
+        of_interval = coefficients.to(distance.device)[interval.long()]
+        found = of_interval[:, DEGREE]
+        for power in range(DEGREE - 1, -1, -1):
+            found = of_interval[:, power] + x * found
+        return found if found.shape[1] > 1 else found[:, 0]
+
+    # the coefficients, and what each step of the polynomial keeps for the backward pass
+    return RadialForm(pair, 3 * (DEGREE + 1) * coefficients.shape[2])
+
+
+def _quadrature(k_cutoff: float, onset: float, reach: float, kernel_reach: float) -> tuple[Tensor, Tensor]:
     """(K,) nodes and weights, 1/A, of int_0^k_cutoff: exact to rounding for a kernel times cos(k reach).
 
     By Gauss and Legendre on both sides of the onset, with enough points for the oscillations.
     """
+    fastest = reach + max(kernel_reach, LEAST_REACH)
     nodes, weights = [], []
     for low, high in ((0.0, onset * k_cutoff), (onset * k_cutoff, k_cutoff)):
         if high > low:
-            x, w = _legendre(48 + 16 * math.ceil((high - low) * (reach + 10.0) / 24.0))
+            x, w = _legendre(48 + 16 * math.ceil((high - low) * fastest / 24.0))
             nodes.append(low + 0.5 * (high - low) * (x + 1.0))
             weights.append(0.5 * (high - low) * w)
     return torch.from_numpy(np.concatenate(nodes)), torch.from_numpy(np.concatenate(weights))

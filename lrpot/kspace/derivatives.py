@@ -66,8 +66,10 @@ def by_engines(system: System, derived: Derived, *, stress: bool) -> Derivatives
         return Derivatives(energy, forces, potential, None)
     # positions in fractions of the cell stay under strain, so that the weights alone depend on it
     powers = [gradient.power for _, gradient in found]
-    with torch.inference_mode(False):
-        (virial,) = torch.autograd.grad([part.weights for part in plan.parts], strain, powers)
+    virial = torch.zeros_like(system.cells)
+    if plan.parts:
+        with torch.inference_mode(False):
+            (virial,) = torch.autograd.grad([part.weights for part in plan.parts], strain, powers)
     return Derivatives(energy, forces, potential, virial / _volumes(system.cells))
 
 
@@ -89,8 +91,11 @@ def by_autograd(
         deformed = deformation(strain)
         index = torch.zeros_like(positions[:, 0], dtype=torch.int64) if batch is None else batch
         moved = torch.einsum("na,nab->nb", positions.double(), deformed[index])
+        inputs = [positions, charges, strain]
         energy = energies(moved, charges, cells @ deformed, batch, pbc)
-        slope, potential, virial = torch.autograd.grad(energy.sum(), [positions, charges, strain])
+        # the zero keeps the energy of no atoms, a constant, differentiable
+        total = energy.sum() + sum(0.0 * x.sum() for x in inputs)
+        slope, potential, virial = torch.autograd.grad(total, inputs)
     return Derivatives(energy.detach(), -slope, potential, virial / _volumes(cells) if stress else None)
 
 

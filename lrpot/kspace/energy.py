@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lrpot.errors import ConfigError
-from lrpot.kspace.boundary import Boundary, boundary_of, radial_form
+from lrpot.kspace.boundary import Boundary, boundary_of, radial_form, slab_box
 from lrpot.kspace.dense import dense_energy
 from lrpot.kspace.derivatives import Derivatives, by_autograd, by_engines
 from lrpot.kspace.derived import Derived
@@ -18,7 +18,7 @@ from lrpot.kspace.fixed import potential_of
 from lrpot.kspace.kernel import Kernel
 from lrpot.kspace.lattice import MAX_KVECTORS, MAX_MODES, check_number, k_lattice
 from lrpot.kspace.neutrality import NEUTRALITY, check_neutral, shift
-from lrpot.kspace.plan import volume_of
+from lrpot.kspace.plan import FEW_ATOMS, volume_of
 from lrpot.kspace.quadratic import OverProcesses, Total, quadratic_form
 from lrpot.kspace.system import System, check_finite, make_system
 from lrpot.smooth import taper
@@ -271,13 +271,32 @@ class ReciprocalSum(nn.Module):
         Raises:
             StructureError: periodic along one vector only, a cell without volume, no wave vector or too many.
         """
-        if boundary_of(pbc) is not Boundary.PERIODIC:
+        boundary = boundary_of(pbc)
+        if boundary is Boundary.ISOLATED:
+            return
+        limit = MAX_MODES if self.engine in ("auto", "nufft") else MAX_KVECTORS
+        if boundary is Boundary.SLAB:
+            axis = int((~pbc).nonzero()[0])
+            flat = cell.new_zeros(1, 3)  # a slab of some thickness needs a larger box yet
+            self._check_slab(slab_box(flat, cell, axis, self.kernel.reach), axis, limit)
             return
         volume = volume_of(cell, 0)
-        limit = MAX_MODES if self.engine in ("auto", "nufft") else MAX_KVECTORS
         check_number(volume, self.k_cutoff, limit, torch.linalg.vector_norm(cell, dim=1).tolist())
         if volume * self.k_cutoff**3 < 1e4:
             k_lattice(cell, self.k_cutoff)
+
+    def _check_slab(self, box: Tensor, axis: int, limit: int) -> None:
+        """Refuse a slab in whose box there are more wave vectors than the limit."""
+        lengths = torch.linalg.vector_norm(box.detach(), dim=1)
+        one, other = lengths.roll(-axis)[1:].tolist()
+        check_number(
+            volume_of(box.detach(), 0),
+            self.k_cutoff,
+            limit,
+            lengths.tolist(),
+            what=f"a slab of {one:.4g} x {other:.4g} A needs a box that is as high as fields reach across vacuum; one",
+            cure="repeat the slab less often in its plane",
+        )
 
     def phi(self, k: Tensor) -> Tensor:
         """(K,) or (K, C) kernel with envelope, eV A^3 / e^2, at (K,) wave numbers in 1/A."""
@@ -285,7 +304,8 @@ class ReciprocalSum(nn.Module):
 
     def real_space(self, distances: Tensor) -> Tensor:
         """(P,) or (P, C), eV/e^2: energy of two unit charges at (P,) distances in A, alone in space."""
-        return radial_form(self.phi, self.k_cutoff, self.envelope, float(distances.max()))(distances)
+        reach = float(distances.max())
+        return radial_form(self.phi, self.k_cutoff, self.envelope, reach, self.kernel.reach)(distances)
 
     def with_envelope(self, kernel: nn.Module, k: Tensor) -> Tensor:
         """`phi`, (K,) or (K, C), at (K,) wave numbers in 1/A, with the kernel in another form."""
@@ -299,6 +319,9 @@ class ReciprocalSum(nn.Module):
         self, positions: Tensor, charges: Tensor, cell: Tensor, batch: Tensor | None, pbc: Tensor | None
     ) -> System:
         system = make_system(positions, charges, cell, batch, pbc, self.kernel)
+        for g, axis in system.slabs.items():
+            meshed = self.engine == "nufft" or (self.engine == "auto" and system.counts[g] >= FEW_ATOMS)
+            self._check_slab(system.cells[g], axis, MAX_MODES if meshed else MAX_KVECTORS)
         if self.neutrality == "error":
             check_neutral(charges, system.index, len(system))
         elif self.neutrality == "shift":

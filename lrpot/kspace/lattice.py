@@ -126,11 +126,22 @@ def no_wave_vector(volume: float, k_cutoff: float) -> StructureError:
     )
 
 
-def check_number(volume: float, k_cutoff: float, limit: int, lengths: Sequence[float]) -> None:
+def check_number(
+    volume: float,
+    k_cutoff: float,
+    limit: int,
+    lengths: Sequence[float],
+    *,
+    what: str = "a cell",
+    cure: str = "remove vacuum from the cell",
+) -> None:
     """Estimate the number of wave vectors before any memory is taken.
 
     Args:
-        volume: A^3. k_cutoff: 1/A. lengths: of the lattice vectors, A.
+        volume: A^3. k_cutoff: 1/A.
+        limit: how many there may be.
+        lengths: of the lattice vectors, A.
+        what, cure: for the message.
     Raises:
         StructureError: more than the limit, or a cell so skewed that their grid is too large.
     """
@@ -138,8 +149,8 @@ def check_number(volume: float, k_cutoff: float, limit: int, lengths: Sequence[f
     expected = volume * k_cutoff**3 / (12.0 * math.pi**2)
     if expected > limit:
         raise StructureError(
-            f"a cell of {volume:.3g} A^3 has about {expected:.2g} wave vectors below k_cutoff = {k_cutoff:g} 1/A, "
-            f"more than {limit:.0e}; remove vacuum from the cell or lower k_cutoff"
+            f"{what} of {volume:.3g} A^3 has about {expected:.2g} wave vectors below k_cutoff = {k_cutoff:g} 1/A, "
+            f"more than {limit:.0e}; {cure} or lower k_cutoff"
         )
     if expected * math.prod(lengths) > FREE_SKEW * limit * volume:
         raise StructureError(

@@ -124,7 +124,7 @@ def _pairs(distances, coefficients, power, onset, cutoff, values, slopes):
             values[e] = slopes[e] = r - r  # zero, or not a number
             continue
         place = r * inverse_step
-        interval = int(place)
+        interval = min(int(place), intervals - 1)  # just below the cutoff, the place may be rounded up
         t = place - interval
         c = coefficients[interval]
         value = c[0] + t * (c[1] + t * (c[2] + t * (c[3] + t * (c[4] + t * c[5]))))

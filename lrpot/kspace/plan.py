@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lrpot.errors import StructureError
+from lrpot.errors import ConfigError, StructureError
 from lrpot.kspace.lattice import MAX_MODES, KLattice, check_number, k_lattice, no_wave_vector, reciprocal_cell
 from lrpot.kspace.nufft import Mesh, Nufft
 from lrpot.kspace.quadratic import Engine
@@ -68,18 +68,27 @@ class Plan:
 
     @property
     def nbytes(self) -> int:
-        return sum(part.weights.nbytes for part in self.parts)
+        return sum(part.weights.nbytes + part.engine.nbytes for part in self.parts)
 
 
-def make_plan(engine: str, system: System, phi: Phi, k_cutoff: float, mesh: Callable[[float], Mesh]) -> Plan:
+def make_plan(
+    engine: str,
+    system: System,
+    phi: Phi,
+    k_cutoff: float,
+    tolerance: float,
+    mesh: Callable[[float], Mesh | None],
+) -> Plan:
     """
     Args:
         engine: "separable", "nufft" or "auto".
         system: the batch; weights are differentiable in its cells.
         phi: (K,) or (K, C) kernel with envelope, eV A^3/e^2, from (K,) wave numbers.
         k_cutoff: 1/A.
-        mesh: makes the mesh for engine nufft from the skew of a cell; called only if it is needed.
+        tolerance: relative error of the forces that engine nufft may make.
+        mesh: for upright cells from a tolerance, None where no mesh is that accurate; called only if it is needed.
     Raises:
+        ConfigError: a tolerance that engine nufft cannot reach.
         StructureError: a cell without volume, with no wave vector below the cutoff, or with too many.
     """
     cells, dtype = system.cells, system.charges.dtype
@@ -92,8 +101,15 @@ def make_plan(engine: str, system: System, phi: Phi, k_cutoff: float, mesh: Call
         if count == 0 or g in system.molecules:
             continue
         volume = volume_of(cells[g].detach(), g)
-        if engine == "nufft" or (engine == "auto" and _is_faster(count, cells[g], volume, k_cutoff, mesh)):
-            chosen = mesh(skew_of(cells[g]))
+        chosen = None
+        if engine == "nufft" or (engine == "auto" and count >= FEW_ATOMS):
+            chosen = mesh(tolerance / skew_of(cells[g]))
+        if chosen is None and engine == "nufft":
+            raise ConfigError(
+                f"tolerance = {tolerance:g} is out of reach of engine nufft with this kernel; raise it, or use "
+                "separable"
+            )
+        if chosen is not None and (engine == "nufft" or _is_faster(count, cells[g], volume, k_cutoff, chosen)):
             parts.append(_nufft_part(g, first_atom, cells[g], volume, phi, k_cutoff, chosen, dtype))
         else:
             lattice = k_lattice(cells[g], k_cutoff)
@@ -108,19 +124,16 @@ def make_plan(engine: str, system: System, phi: Phi, k_cutoff: float, mesh: Call
     return Plan(parts, system.inverse())
 
 
-def _is_faster(n_atoms: int, cell: Tensor, volume: float, k_cutoff: float, mesh: Callable[[float], Mesh]) -> bool:
+def _is_faster(n_atoms: int, cell: Tensor, volume: float, k_cutoff: float, mesh: Mesh) -> bool:
     """Whether nufft is faster than separable."""
-    if n_atoms < FEW_ATOMS:
-        return False
     lengths = torch.linalg.vector_norm(cell.detach(), dim=1).tolist()
     # an ellipse of columns, and half of the rows; see `KLattice`
     rows = 1 + k_cutoff * lengths[0] / (2.0 * math.pi)
     columns = 0.125 * k_cutoff**2 * volume / lengths[0] / math.pi
     phases = 4.0 * n_atoms * (rows + columns)
     products = 12.0 * n_atoms * rows * columns
-    chosen = mesh(skew_of(cell))
-    taps = n_atoms * chosen.width**3
-    points = math.prod(lengths) / chosen.spacing**3
+    taps = n_atoms * mesh.width**3
+    points = math.prod(lengths) / mesh.spacing**3
     return (
         SECONDS_TO_START + SECONDS_PER_TAP * taps + SECONDS_PER_POINT * points
         < SECONDS_PER_PHASE * phases + SECONDS_PER_PRODUCT * products

@@ -59,6 +59,10 @@ class Engine(Protocol):
 
     total: Total
 
+    @property
+    def nbytes(self) -> int:
+        """Of what it holds."""
+
     def evaluate(self, fractional: Tensor, charges: Tensor, weights: Tensor, *, power: bool) -> tuple[Tensor, Gradient]:
         """Energies (b,), float64, and their gradient."""
 

@@ -59,6 +59,10 @@ class Separable:
         self.column_turning = _alone(turning[:, 2 * self.n_rows :])
         self.sign = self.waves.new_tensor([[-1.0, 1.0], [1.0, -1.0]])[:, None, :, None]
 
+    @property
+    def nbytes(self) -> int:
+        return sum(value.nbytes for value in vars(self).values() if isinstance(value, Tensor))
+
     def weights(self, values: Tensor, lattices: Sequence[KLattice]) -> Tensor:
         """Weights w of sum_k w_k |S(k)|^2 in the order of the lattices' wave vectors (K, C or 1), laid out for
         `evaluate`: (b, C or 1, 2, H, M), twice the sum and twice the difference of those of S(n1, n2, n3) and

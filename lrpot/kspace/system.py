@@ -162,3 +162,8 @@ def _check_shapes(positions: Tensor, charges: Tensor, cells: Tensor, batch: Tens
         raise ShapeError(f"batch has shape {tuple(batch.shape)}; expected ({n_atoms},)")
     if batch is not None and bool((batch[1:] < batch[:-1]).any()):
         raise ShapeError("batch is not ascending; sort the atoms by structure")
+    if batch is not None and n_atoms and not 0 <= int(batch[0]) <= int(batch[-1]) < len(cells):
+        raise ShapeError(
+            f"batch goes from {int(batch[0])} to {int(batch[-1])}, but there are {len(cells)} cells; count structures "
+            "from 0, and give each a cell"
+        )

@@ -12,6 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from lrpot.archive import brief
 from lrpot.config import DataConfig
 from lrpot.data.graphs import Graphs
 from lrpot.data.sources import named
@@ -227,9 +228,8 @@ def _listed(config: DataConfig, rows: np.ndarray) -> Split:
         raise ConfigError(f'{path}: is no list of rows; write it as {{"train": [0, 1], "valid": [2]}}') from error
     unknown = sorted(set(stored) - set(PARTS))
     if unknown or not stored.get("train"):
-        raise ConfigError(
-            f"{path}: expected the parts train, valid and test, and rows in train; found {', '.join(stored) or 'none'}"
-        )
+        found = brief(", ".join(stored)) if stored else "none"
+        raise ConfigError(f"{path}: expected the parts train, valid and test, and rows in train; found {found}")
     for part, other in (("valid", config.valid), ("test", config.test)):
         if stored.get(part) and other:
             raise ConfigError(f"{path}: lists rows for {part}, but data.{part} names a file; leave one of them out")

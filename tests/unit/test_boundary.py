@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import lrpot.kspace.boundary as boundary
 from lrpot.errors import StructureError
 from lrpot.kspace import FCN, Dispersion, FreeKernel, GaussianCoulomb, KernelByChannel, LearnedKernel, ReciprocalSum
-from lrpot.kspace.boundary import Boundary, boundary_of, radial_form, slab_box
+from lrpot.kspace.boundary import Boundary, RadialForm, boundary_of, radial_form, slab_box, tabulated
 from lrpot.kspace.kernel import Kernel
 
 DIFFERENCE = 1e-7  # relative, of derivatives by central differences of fourth order
@@ -86,6 +86,18 @@ def test_a_chain_is_refused_before_and_by_the_sum() -> None:
         summed(*atoms(), CELL, pbc=flags(CHAIN))
     for pbc in (CRYSTAL, SLAB, OPEN):
         summed.check(CELL, flags(pbc))
+
+
+@pytest.mark.parametrize("engine", ["auto", "nufft", "separable", "dense"])
+def test_a_wide_slab_is_refused_before_and_by_the_sum(engine: str) -> None:
+    """The vacuum is that of the box, which is as high as the slab is wide: no user can remove it."""
+    summed = fixed(GaussianCoulomb(1.0), engine=engine)
+    cell = torch.diag(torch.tensor([30.0, 300.0, 301.0], dtype=torch.float64))
+    message = r"a slab of 300 x 301 A needs .*; repeat the slab less often in its plane or lower k_cutoff"
+    with pytest.raises(StructureError, match=message):
+        summed.check(cell, flags([False, True, True]))
+    with pytest.raises(StructureError, match=message):
+        summed(*atoms(), cell, pbc=flags([False, True, True]))
 
 
 # --- the box of a slab
@@ -200,8 +212,64 @@ def test_radial_form_has_points_enough_for_its_reach(reach: float) -> None:
     summed = fixed(LearnedKernel(GaussianCoulomb(1.0), learned()))
     distances = torch.linspace(0.0, reach, 40, dtype=torch.float64)
     with torch.no_grad():
-        found, fine = (radial_form(summed.phi, K_CUTOFF, 0.9, r)(distances) for r in (reach, 3.0 * reach + 100.0))
+        found, fine = (
+            radial_form(summed.phi, K_CUTOFF, 0.9, r, summed.kernel.reach)(distances)
+            for r in (reach, 3.0 * reach + 100.0)
+        )
     torch.testing.assert_close(found, fine, rtol=0.0, atol=1e-12 * float(fine.abs().max()))
+
+
+@pytest.mark.parametrize("basis", [16, 40, 80])
+def test_radial_form_has_points_enough_for_a_kernel_that_oscillates(basis: int) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        fcn = FCN(K_CUTOFF, basis=basis, hidden=8).double()
+        nn.init.normal_(fcn.last.weight, std=0.3)
+    summed = fixed(FreeKernel(fcn))
+    distances = torch.linspace(0.0, 12.0, 40, dtype=torch.float64)
+    arguments = summed.phi, K_CUTOFF, 0.9, 12.0
+    found, fine = (radial_form(*arguments, reach)(distances) for reach in (summed.kernel.reach, 900.0))
+    torch.testing.assert_close(found, fine, rtol=0.0, atol=1e-10 * float(fine.abs().max()))
+    torch.testing.assert_close(summed.real_space(distances), fine, rtol=0.0, atol=1e-10 * float(fine.abs().max()))
+
+
+@pytest.mark.parametrize("kind", KERNELS)
+@pytest.mark.parametrize("reach", [8.0, 80.0])
+def test_a_table_stands_for_the_radial_form(kind: str, reach: float) -> None:
+    """With two derivatives; not at zero itself, where the second one of sin(kr)/(kr) is not a number."""
+    kernel = KERNELS[kind]().requires_grad_(False)
+    summed = fixed(kernel)
+    exact = radial_form(summed.phi, K_CUTOFF, 0.9, reach, kernel.reach)
+    distances = torch.linspace(1e-3, reach, 777, dtype=torch.float64)
+    by_form = []
+    for form in (exact, tabulated(exact, K_CUTOFF, reach)):
+        r = distances.clone().requires_grad_()
+        u = form(r)
+        (first,) = torch.autograd.grad(u.sum(), r, create_graph=True)
+        (second,) = torch.autograd.grad(first.sum(), r)
+        by_form.append((u.detach(), first.detach(), second))
+    for (one, other), tolerance in zip(zip(*by_form, strict=True), (1e-13, 1e-11, 1e-9), strict=True):
+        torch.testing.assert_close(other, one, rtol=0.0, atol=tolerance * float(one.abs().max()))
+
+
+def test_molecules_take_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the table nor the waves of a kernel in training are held for more distances at once than there is room
+    for."""
+    held = []
+    call = RadialForm.__call__
+
+    def spy(self: RadialForm, distance: Tensor) -> Tensor:
+        held.append(self.held * len(distance))
+        return call(self, distance)
+
+    monkeypatch.setattr(RadialForm, "__call__", spy)
+    positions, charges = atoms(n=300, channels=1)
+    summed = ReciprocalSum(KERNELS["learned"](), K_CUTOFF)
+    trained = summed(30.0 * positions, charges, CELL, pbc=flags(OPEN)).detach()
+    assert len(held) > 4
+    frozen = summed.requires_grad_(False)(30.0 * positions, charges, CELL, pbc=flags(OPEN))
+    assert max(held) <= boundary.HELD
+    assert frozen.item() == pytest.approx(trained.item(), rel=1e-11)
 
 
 def test_real_space_is_the_energy_of_two_charges() -> None:
@@ -332,8 +400,8 @@ def test_many_atoms_are_computed_in_blocks(pbc: list[bool], monkeypatch) -> None
 
     whole = everything()
     assert not calls
-    # five atoms at once
-    monkeypatch.setattr(boundary, "PAIRS", 60 if pbc == OPEN else 5 * 180)
+    # some atoms at once
+    monkeypatch.setattr(boundary, "HELD", 5 * 180 * (len(positions) if pbc == OPEN else 1))
     blocks = everything()
     assert len(calls) >= 3
     for one, other in zip(whole, blocks, strict=True):

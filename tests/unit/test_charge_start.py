@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import yaml
 from ase import Atoms
+from pymatgen.core import Composition
 
-from lrpot.charges.born import born_charges
+from lrpot.charges.born import charges_from_born
 from lrpot.charges.charge_file import read_charges, table_charges, write_charges
 from lrpot.charges.prefit import fit_charges
-from lrpot.charges.start import StartingCharges, given_charges, starting_charges
+from lrpot.charges.start import MAX_SITES, StartingCharges, given_charges, starting_charges
 from lrpot.config import ChargesConfig
 from lrpot.data.readers import StructureFile
 from lrpot.data.shards import write_shard
@@ -45,6 +46,13 @@ def test_start_from_the_prefit() -> None:
     found = start("prefit", sample()[:2])
     assert found.values == pytest.approx({11: 1.0, 17: -1.0}, abs=SAMPLE_TOLERANCE)
     assert found.origin.startswith("linear prefit to 2 structures (pair cutoff 5 A; Coulomb explains 100%")
+
+
+def test_frames_that_the_prefit_leaves_out_are_not_counted() -> None:
+    frames = [labelled(a, {"Na": 0.7, "Cl": -0.7}, SALT) for a in crystals(rock_salt(), 8, 0.1, 0.02)]
+    frames[3].forces = 100.0 * frames[3].forces
+    origin = start("prefit", frames).origin
+    assert origin.startswith("linear prefit to 7 structures (1 left out for large forces; pair cutoff ")
 
 
 def test_start_where_the_prefit_is_refused_tells_why() -> None:
@@ -114,6 +122,39 @@ def test_start_from_oxidation_states_of_the_most_frequent_composition() -> None:
             for f in (rare[0], often[0], often[0])
         ]
         assert start("oxidation", structures).values == often[1]
+
+
+@pytest.mark.parametrize(
+    ("formula", "close", "expected"),
+    [
+        ("Ga47N48", "GaN", {31: 3.0, 7: -3.0}),
+        ("Ga48N47", "GaN", {31: 3.0, 7: -3.0}),
+        ("N31Ti32", "NTi", {22: 3.0, 7: -3.0}),
+    ],
+)
+def test_oxidation_states_of_a_large_cell_with_a_defect(
+    formula: str, close: str, expected: dict[int, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trying the states of a hundred atoms would take years: a formula of a few stands for it."""
+    guess = Composition.oxi_state_guesses
+
+    def guess_of_few(self: Composition, *arguments: object, **settings: object) -> object:
+        assert self.num_atoms <= MAX_SITES  # else it hangs
+        return guess(self, *arguments, **settings)
+
+    monkeypatch.setattr(Composition, "oxi_state_guesses", guess_of_few)
+    symbols = Atoms(formula)
+    positions = 30.0 * np.random.default_rng(0).random((len(symbols), 3))
+    found = start("oxidation", [make_structure(symbols.numbers, positions, 30.0 * np.eye(3), [True] * 3)])
+    assert found.values == expected
+    assert found.origin.startswith(f"oxidation states of {close}, which is close to {formula}, not screened")
+
+
+def test_oxidation_states_that_would_take_long_are_not_guessed() -> None:
+    oxide = Atoms("FeMnCoNiCrVTiZrNbMoO20")
+    positions = 30.0 * np.random.default_rng(0).random((len(oxide), 3))
+    found = start("oxidation", [make_structure(oxide.numbers, positions, 30.0 * np.eye(3), [True] * 3)])
+    assert found.origin.startswith("zero (no oxidation states could be guessed)")
 
 
 def test_start_where_no_oxidation_state_is_known() -> None:
@@ -212,7 +253,7 @@ def born_table() -> dict[str, object]:
 def test_born_charges_from_a_table(ending: str, tmp_path: Path) -> None:
     file = tmp_path / f"born.{ending}"
     file.write_text(json.dumps(born_table()) if ending == "json" else yaml.safe_dump(born_table()))
-    values, origin = born_charges(file)
+    values, origin = charges_from_born(file)
     assert values == pytest.approx({11: SCREENED, 17: -SCREENED})
     assert origin == f"Born charges of {file}"
     config = ChargesConfig(init="born", born=str(file))
@@ -223,7 +264,7 @@ def test_born_charges_obey_the_acoustic_sum_rule(tmp_path: Path) -> None:
     table = born_table()
     table["born_charges"] = [(BORN + 0.3 * np.eye(3)).tolist(), (0.3 * np.eye(3) - BORN).tolist()]
     (tmp_path / "born.json").write_text(json.dumps(table))
-    assert born_charges(tmp_path / "born.json")[0] == pytest.approx({11: SCREENED, 17: -SCREENED})
+    assert charges_from_born(tmp_path / "born.json")[0] == pytest.approx({11: SCREENED, 17: -SCREENED})
 
 
 def test_born_charges_from_labels_in_the_data(tmp_path: Path) -> None:
@@ -234,7 +275,7 @@ def test_born_charges_from_labels_in_the_data(tmp_path: Path) -> None:
         atoms.arrays["born_charges"] = (sign[:, None, None] * BORN).reshape(-1, 9)
         atoms.info["dielectric"] = DIELECTRIC
     ase.io.write(tmp_path / "rows.extxyz", rows, write_results=True)
-    values, origin = born_charges(tmp_path / "rows.extxyz")
+    values, origin = charges_from_born(tmp_path / "rows.extxyz")
     assert values == pytest.approx({11: SCREENED, 17: -SCREENED})
     assert origin == f"Born charges of 2 rows of {tmp_path / 'rows.extxyz'}"
     found = start("born", sample()[:1], source=tmp_path / "rows.extxyz")
@@ -290,4 +331,4 @@ def test_unreadable_born_charges(name: str, text: str | None, tmp_path: Path) ->
     if text is not None:
         (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=r"cannot be read as|no such file of Born charges"):
-        born_charges(tmp_path / name)
+        charges_from_born(tmp_path / name)

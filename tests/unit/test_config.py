@@ -221,6 +221,8 @@ def test_names_in_nested_settings(settings: dict[str, Any], message: str) -> Non
         ("model.backbone.cutoff", 0.0, r"model\.backbone\.cutoff = 0\.0: .*greater than 0"),
         ("model.charges.init", "guess", r"model\.charges\.init = 'guess': .*'prefit', 'born', 'oxidation' or 'zero'"),
         ("model.kernel.k_cutoff", "far", r"model\.kernel\.k_cutoff = 'far': .*valid number"),
+        ("model.kernel.k_cutoff", 0, r"model\.kernel\.k_cutoff = 0: .*greater than 0"),
+        ("model.kernel.k_cutoff", -3.0, r"model\.kernel\.k_cutoff = -3\.0: .*greater than 0"),
         ("data.valid_fraction", 0.95, "leave nothing to train on; lower them"),
         ("data.valid_fraction", 1.5, r"data\.valid_fraction = 1\.5: .*less than 1"),
     ],

@@ -1,4 +1,4 @@
-"""The documents say what is there: error classes, files, order of imports, links."""
+"""The documents say what is there: error classes, files, order of imports, links, commands, numbers."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
 import yaml
+from ase.build import bulk
 
 import lrpot
+from lrpot.build import resolve_k_cutoff
 from lrpot.cli.main import app
-from lrpot.config import field_names
+from lrpot.config import ModelConfig, field_names
 from lrpot.errors import LrpotError
+from lrpot.kspace import k_lattice
 from tests.unit.test_imports import ORDER
 
 ROOT = Path(__file__).parents[2]
@@ -171,3 +175,19 @@ def test_commands_in_the_pages_exist() -> None:
 )
 def test_commands_that_do_not_exist_are_found(line: str, found: list[str]) -> None:
     assert mistakes(line.split()) == found
+
+
+# --- numbers
+
+
+def test_numbers_of_wave_vectors_are_those_of_the_default_settings() -> None:
+    text = (ROOT / "docs" / "theory.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d) x \1 x \1 \|(.*)\|$", text, re.MULTILINE)
+    assert len(rows) == 2
+    config = ModelConfig()
+    for repeats, numbers in rows:
+        atoms = bulk("NaCl", "rocksalt", 5.64) * ((int(repeats),) * 3)
+        lattice = k_lattice(torch.tensor(atoms.cell.array), resolve_k_cutoff(config.kernel, config.backbone.cutoff))
+        n, k, h, m = len(atoms), len(lattice), len(lattice.rows), len(lattice.columns)
+        phases = [f"{value:.1e}".replace("e+0", "e") for value in (n * (h + m), n * k)]
+        assert [number.strip() for number in numbers.split("|")] == [*map(str, (n, k, h, m)), *phases]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lrpot.charges import EmbeddingCharges
-from lrpot.errors import ConfigError
+from lrpot.charges import CHARGES, EmbeddingCharges
+from lrpot.errors import ConfigError, UnknownElementError
 from lrpot.structure import collate
 
 TOLERANCE = 1e-14  # e
@@ -102,3 +102,13 @@ def test_only_the_values_are_saved() -> None:
 def test_unknown_neutrality_is_refused() -> None:
     with pytest.raises(ConfigError, match="'jellium'; choose one of background, shift"):
         EmbeddingCharges(ELEMENTS, neutrality="jellium")
+
+
+@pytest.mark.parametrize("kind", CHARGES)
+@pytest.mark.parametrize("number", [9, 19], ids=["between those it knows", "beyond them"])
+def test_an_element_without_a_charge_is_refused(kind: str, number: int, make_potential, random_crystal) -> None:
+    model = make_potential(elements=tuple(ELEMENTS), charges=kind)
+    crystal = random_crystal(0, 4, elements=(11, number))
+    symbol = {9: "F", 19: "K"}[number]
+    with pytest.raises(UnknownElementError, match=rf"element {symbol} \(atom 1\) is not known .* O, Na, Cl"):
+        model(crystal)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lrpot.backbones import AtomFeatures, Equivariant
-from lrpot.backbones.coupling import coupling, name_of, product_matrix, spherical_harmonics
+from lrpot.backbones.coupling import _products, _raising, coupling, name_of, product_matrix, spherical_harmonics
 from lrpot.backbones.equivariant import Messages, _Activation, _Edges, bessel
 from lrpot.build import build_potential
 from lrpot.config import EquivariantConfig, ModelConfig
@@ -26,6 +26,7 @@ from lrpot.errors import ConfigError, ModelFileError
 from lrpot.model_file import ModelInfo, load, save
 from lrpot.potential import Potential
 from lrpot.structure import Structure, collate, edge_vectors, make_structure
+from lrpot.tensors import PolarizabilityReadout, _basis
 from tests.unit.equivariance import CUTOFF, assert_near, rebuilt
 
 ELEMENTS = (8, 11, 17)
@@ -470,3 +471,33 @@ def test_values_out_of_range(setting: dict[str, int]) -> None:
     (name,) = setting
     with pytest.raises(ConfigError, match=f"equivariant: {name} is too small; raise it"):
         Equivariant(**setting)
+
+
+# --- inference mode
+
+
+def test_a_call_in_inference_mode_spoils_no_later_gradient() -> None:
+    """The first call of a process makes the constants of the rotation group, for all that follow."""
+    for kept in (coupling, _raising, _products, _basis):
+        kept.cache_clear()
+    atoms = make_structure([11, 17, 11], [[0, 0, 0], [2.5, 0, 0], [0.4, 2.6, 0.3]], 6.0 * np.eye(3), [True] * 3)
+    s = add_edges(atoms, CUTOFF)
+    model = potential()
+    readout = PolarizabilityReadout(backbone().irreps_out).double()
+    with torch.inference_mode():
+        energy = model(s, forces=False)["energy"]
+        readout(s, backbone()(s, edge_vectors(s)))
+    found = model(s)
+    assert torch.equal(found["energy"], energy)
+    assert float(found["forces"].abs().max()) > 0.0
+    tensors = readout(s, backbone()(s, edge_vectors(s)))
+    assert all(g is not None for g in torch.autograd.grad(tensors.sum(), list(readout.parameters()), allow_unused=True))
+
+
+def test_derivatives_in_inference_mode_are_refused() -> None:
+    s = add_edges(make_structure([11, 17], [[0, 0, 0], [2.5, 0, 0]], 6.0 * np.eye(3), [True] * 3), CUTOFF)
+    with (
+        torch.inference_mode(),
+        pytest.raises(ConfigError, match=r"inference_mode\(\) does not allow; use torch.no_grad"),
+    ):
+        potential()(s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 import subprocess
@@ -179,6 +180,15 @@ def test_a_held_directory_is_refused_and_left_alone(tmp_path: Path, flags: dict[
         assert (tmp_path / "model.pt").read_text() == "x"
         assert other.stdin is not None
         other.stdin.close()
+
+
+def test_a_file_system_without_locks_is_no_other_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(OutputError, match=r"file system gives no lock \(No locks available\).* choose an --out"):
+        take(tmp_path)
 
 
 def test_the_hold_ends_with_the_process_however_that_ends(tmp_path: Path) -> None:

@@ -324,7 +324,7 @@ def test_beyond_its_reach_a_learned_kernel_does_not_act(scale: float) -> None:
         return (kernel(k) - prior(k)) * taper(k, K_CUTOFF, 0.9)
 
     with torch.no_grad():
-        u = radial_form(learned_part, K_CUTOFF, 0.9, 2.0 * kernel.reach)(r)
+        u = radial_form(learned_part, K_CUTOFF, 0.9, 2.0 * kernel.reach, kernel.reach)(r)
     # of a plane of charges, which is what a slab sees of another
     left = (r * u.abs()).flip(0).cumsum(0).flip(0)
     assert float(left[400] / left[0]) < 1e-4
@@ -577,5 +577,5 @@ def test_positive_kernel_starts_as_its_prior_and_keeps_its_limit() -> None:
 def test_positive_free_kernel_costs_two_charges_at_one_place_about_one_unit() -> None:
     """Without the envelope k_e / A exactly."""
     kernel = FreeKernel(FCN(K_CUTOFF).double(), positive=True)
-    at_zero = radial_form(kernel, K_CUTOFF, 1.0, 0.0)(torch.zeros(1, dtype=torch.float64))
+    at_zero = radial_form(kernel, K_CUTOFF, 1.0, 0.0, kernel.reach)(torch.zeros(1, dtype=torch.float64))
     assert at_zero.item() == pytest.approx(COULOMB_CONSTANT, rel=1e-12)

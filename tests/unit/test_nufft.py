@@ -438,6 +438,23 @@ def test_a_tolerance_out_of_reach_is_refused(tolerance: float) -> None:
         summed(*crystals()["3 A"])
 
 
+def test_auto_takes_separable_where_no_mesh_is_accurate_enough(used: list[str]) -> None:
+    crystal = rattled(bulk("NaCl", "rocksalt", 5.64) * (4, 4, 4))
+    summed = fixed("coulomb 1.0", "auto", 1e-12)
+    energy, _ = summed.energy_forces(*crystal)
+    assert used == ["Separable"]
+    assert energy.item() == pytest.approx(fixed("coulomb 1.0", "dense")(*crystal).item(), rel=EXACT)
+
+
+@pytest.mark.parametrize("engine", ["auto", "nufft"])
+def test_any_mesh_serves_a_kernel_that_is_zero(engine: str) -> None:
+    """As a free kernel is at the start of a fit."""
+    summed = ReciprocalSum(FreeKernel(FCN(4.0).double()), 4.0, engine=engine, tolerance=1e-5).requires_grad_(False)
+    energy, forces = summed.energy_forces(*rattled(bulk("NaCl", "rocksalt", 5.64) * (4, 4, 4)))
+    assert energy.item() == 0.0
+    assert not forces.any()
+
+
 def test_skew_of_cells() -> None:
     for atoms in (
         bulk("NaCl", "rocksalt", 5.64),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from lrpot.kspace import CoulombComplement, Dispersion, DispersionComplement, GaussianCoulomb
+from lrpot.kspace.pair_table import DEGREE
 
 Complement = CoulombComplement | DispersionComplement
 
@@ -104,6 +106,20 @@ def test_beyond_the_cutoff_there_is_nothing_and_nan_stays(name: str) -> None:
     for found in complement.table.look_up(r):
         assert found[:2].tolist() == [0.0, 0.0]
         assert bool(found[2].isnan())
+
+
+@pytest.mark.parametrize("cutoff", [3.8, 6.75])
+def test_the_last_distance_below_the_cutoff_is_in_the_table(cutoff: float) -> None:
+    """There, the place in the table is rounded up to its end for these cutoffs; what lies behind it is nan here."""
+    table = CoulombComplement(GaussianCoulomb(1.0), cutoff).table
+    n = len(table.coefficients)
+    r = np.nextafter(cutoff, 0.0)
+    assert r * (n / cutoff) == n
+    memory = np.full((n + 1, DEGREE + 1), np.nan)
+    memory[:n] = table.coefficients
+    table.coefficients = memory[:n]
+    value, slope = table.look_up(torch.tensor([r], dtype=torch.float64))
+    assert [value.item(), slope.item()] == pytest.approx([0.0, 0.0], abs=1e-9)
 
 
 def test_no_edges() -> None:

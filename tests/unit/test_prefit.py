@@ -190,6 +190,28 @@ def test_relaxed_frames_do_not_make_others_look_large() -> None:
     assert fit.found.n_too_large == 0
 
 
+@pytest.mark.parametrize("n", [14, 120])
+@pytest.mark.parametrize("noise", [0.0, 3e-4])  # eV/A
+def test_frames_without_forces_may_be_the_most(noise: float, n: int) -> None:
+    """Perfect crystals under strain, whose forces vanish by symmetry, beside some that are rattled."""
+    rattled, perfect = salt(12, 0.7), salt(14, 0.7, rattle=0.0)
+    for s in perfect:
+        s.forces = noise * torch.randn(s.forces.shape, dtype=torch.float64)
+    fit = fit_charges([*rattled, *(perfect[i % len(perfect)] for i in range(n))])
+    assert fit.found.n_too_large == 0
+    assert fit.refusal is None
+    assert largest_error(fit, {11: 0.7, 17: -0.7}) < SYNTHETIC_TOLERANCE
+
+
+def test_a_refusal_tells_how_many_frames_were_left_out() -> None:
+    frames = [labelled(a, {"Na": 0.0, "Cl": 0.0}, SALT) for a in crystals(rock_salt(), 8, 0.1, 0.02)]
+    for s in frames[:2]:
+        s.forces = 100.0 * s.forces
+    refusal = fit_charges(frames).refusal
+    assert refusal is not None
+    assert "; 2 of 8 frames were left out, for root mean square forces above " in refusal
+
+
 # --- pair cutoffs
 
 

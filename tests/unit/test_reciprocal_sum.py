@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -178,6 +179,7 @@ def test_batch_equals_single(engine: str, random_crystal) -> None:
 
 def test_auto_trains_with_second_derivatives(random_crystal, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nufft is the faster one it is taken at inference alone, for it has first derivatives only."""
+    monkeypatch.setattr(plan, "FEW_ATOMS", 0)
     monkeypatch.setattr(plan, "_is_faster", lambda *_: True)
     x = inputs_of(random_crystal(0, 6))
     reciprocal = ReciprocalSum(learned(), K_CUTOFF, engine="auto", tolerance=1e-3)
@@ -653,6 +655,40 @@ def test_a_call_in_inference_mode_spoils_no_later_gradient(random_crystal) -> No
     assert float(torch.autograd.grad(energy.sum(), positions)[0].abs().max()) > 0
 
 
+def test_nor_does_one_for_a_molecule(random_crystal) -> None:
+    s = random_crystal(9, 6)
+    q, pbc = charges_of(s), torch.zeros(3, dtype=torch.bool)
+    reciprocal = frozen()
+    with torch.inference_mode():
+        inferred = reciprocal(s.positions, q, s.cell, pbc=pbc).item()
+    positions = s.positions.clone().requires_grad_()
+    energy = reciprocal(positions, q, s.cell, pbc=pbc)
+    assert energy.item() == inferred
+    assert float(torch.autograd.grad(energy.sum(), positions)[0].abs().max()) > 0
+
+
+def test_the_number_of_kept_cells_is_bounded(random_crystal) -> None:
+    s = random_crystal(0, 3)
+    q = charges_of(s)
+    reciprocal = frozen()
+    for n in range(derived.KEPT_PLANS + 10):
+        reciprocal(s.positions, q, s.cell * (1 + 1e-5 * n))
+    assert reciprocal._kept is not None
+    assert len(reciprocal._kept._plans) == derived.KEPT_PLANS
+
+
+@pytest.mark.parametrize("engine", ["separable", "nufft"])
+def test_what_an_engine_holds_counts_as_kept(engine: str, random_crystal) -> None:
+    s = random_crystal(0, 3)
+    reciprocal = ReciprocalSum(learned(), K_CUTOFF, engine=engine).requires_grad_(False)
+    reciprocal(s.positions, charges_of(s), s.cell)
+    assert reciprocal._kept is not None
+    (kept,) = reciprocal._kept._plans.values()
+    (part,) = kept.parts
+    pickled = len(pickle.dumps((part.weights, part.engine)))
+    assert part.weights.nbytes < kept.nbytes < pickled < kept.nbytes + 10_000  # and some words about it
+
+
 def test_the_memory_of_kept_cells_is_bounded(random_crystal, monkeypatch: pytest.MonkeyPatch) -> None:
     s = random_crystal(0, 3)
     q = charges_of(s)
@@ -685,6 +721,22 @@ def test_a_copy_has_its_own(random_crystal) -> None:
     assert torch.equal(reciprocal(s.positions, q, s.cell), before)
 
 
+# --- no atoms
+
+
+@pytest.mark.parametrize("engine", ["auto", "nufft", "dense"])
+@pytest.mark.parametrize("cells", [1, 2])
+def test_no_atoms_have_no_energy_and_no_stress(engine: str, cells: int, random_crystal) -> None:
+    cell = random_crystal(0, 3).cell.repeat(cells, 1, 1)
+    nothing = torch.zeros(0, 3, dtype=torch.float64), torch.zeros(0, 1, dtype=torch.float64)
+    batch = torch.zeros(0, dtype=torch.int64)
+    reciprocal = ReciprocalSum(learned(), K_CUTOFF, engine=engine).requires_grad_(False)
+    energy, forces, stress = reciprocal.energy_forces_stress(*nothing, cell, batch)
+    assert energy.tolist() == [0.0] * cells
+    assert forces.shape == (0, 3)
+    assert torch.equal(stress, torch.zeros(cells, 3, 3, dtype=torch.float64))
+
+
 # --- refusals
 
 
@@ -703,6 +755,11 @@ def test_shapes_that_disagree_are_refused(random_crystal) -> None:
         ((s.positions, q, two), "2 cells but no batch index"),
         ((s.positions, q, two, torch.tensor([0, 1])), r"\(2,\); expected \(4,\)"),
         ((s.positions, q, two, torch.tensor([0, 1, 0, 1])), "not ascending"),
+        (
+            (s.positions, q, two, torch.tensor([0, 0, 1, 2])),
+            "from 0 to 2, but there are 2 cells; count structures from 0",
+        ),
+        ((s.positions, q, two, torch.tensor([-1, 0, 0, 1])), "from -1 to 1, but there are 2 cells"),
     ]:
         for call in CALLS:
             with pytest.raises(ShapeError, match=message):
