@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-fast lint bench browser docs clean
+.PHONY: demo test test-fast test-oldest test-newest test-wheel dist lint bench browser docs clean
 
 $(BIN)/lrpot: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -30,10 +30,36 @@ browser:
 	else echo "no chromium here, and it cannot be installed: the browser test is skipped"; fi
 
 test: $(VENV)/.dev lint
-	$(PYTEST)
+	$(PYTEST) --cov
 
 test-fast: $(VENV)/.dev
 	$(PYTEST) -m 'not slow' -q
+
+# The fast tests with the lowest releases that pyproject.toml allows, and with the newest; torch is some gigabytes for each.
+# What old releases say of newer ones (deprecations) is not lrpot's to mend.
+test-oldest: build/oldest/.dev
+	OMP_NUM_THREADS=1 build/oldest/bin/python -m pytest --numprocesses 2 -m 'not slow' -q \
+		-W ignore::DeprecationWarning -W ignore::FutureWarning
+
+build/oldest/.dev: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv --clear build/oldest
+	build/oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable '.[dev]'
+	@touch $@
+
+test-newest:
+	$(PYTHON) -m venv build/newest
+	build/newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[dev]'
+	OMP_NUM_THREADS=1 build/newest/bin/python -m pytest --numprocesses 2 -m 'not slow' -q
+
+dist: $(VENV)/.dev
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist
+
+# The wheel in an environment that has nothing else; then the README's commands with it, from an empty directory.
+test-wheel: dist
+	$(PYTHON) -m venv --clear build/wheel
+	build/wheel/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
+	LRPOT_README_PROGRAMS=$(CURDIR)/build/wheel/bin $(BIN)/python -m pytest tests/unit/test_readme.py -k commands
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -46,4 +72,4 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/run_all.py
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build dist *.egg-info

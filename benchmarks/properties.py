@@ -65,6 +65,8 @@ MILLER = {
 # 1/A; perovskites of 300 A^3 have some twenty waves below it, and validation rows saw no use in more beside a network
 FEW_WAVES = {ENCODER + "descriptor.k_cutoff": 2.0}
 
+TREES = {ENCODER + "name": "statistics", "properties.head.kind": "trees"}
+
 HOIP_SPLITS = 5
 HOIP = {
     "PaiNN, 2 steps, 4 A": {**PAINN, **ALONE},
@@ -73,6 +75,7 @@ HOIP = {
     "PaiNN, 3 steps, 5 A": {**LARGER, **ALONE},
     "CGCNN": {ENCODER + "name": "cgcnn"},
     "statistics": {ENCODER + "name": "statistics"},
+    "statistics, trees": TREES,
     "descriptor": DESCRIPTOR,
     "ReGNet, no filters": {**REGNET, ENCODER + "reciprocal": False},
     "ReGNet": REGNET,
@@ -102,6 +105,7 @@ ENCODERS = {
     },
     "statistics": {ENCODER + "name": "statistics"},
     "statistics, ensemble of 5": {ENCODER + "name": "statistics", "training.ensemble": 5},
+    "statistics, trees": TREES,
 }
 
 JDFT2D = {
@@ -118,6 +122,7 @@ VACANCIES = {
     **ENCODERS,
     # the same, but that no fold tests a vacancy of a host that it trains on
     "statistics, hosts apart": {ENCODER + "name": "statistics", "data.split": "structure"},
+    "statistics, trees, hosts apart": {**TREES, "data.split": "structure"},
 }
 
 # Suites: task, target, its unit, rows of the table, what these have in common.

@@ -46,6 +46,7 @@ def tables() -> list[str]:
     return [
         demo(read("demo")),
         kills(read("kills")),
+        fuzz(read("fuzz")),
         *nacl(read("nacl")),
         transfer(read("size_transfer")),
         phonons(read("phonons")),
@@ -336,6 +337,18 @@ def kills(result: dict[str, Any]) -> str:
     return table(
         ("killed in", "times", "of these, while a checkpoint was written"), [*rows, ("weights at the end", same, "")]
     )
+
+
+def fuzz(result: dict[str, Any]) -> str:
+    records = result["records"]
+    sums = {name: sum(record[name] for record in records) for name in ("inputs", "refused", "read")}
+    failed = [sum(record["failures"].values()) for record in records]
+    rows = [
+        (record["kind"], *(f"{record[name]:,}" for name in sums), str(n))
+        for record, n in zip(records, failed, strict=True)
+    ]
+    total = ("all", *(f"{n:,}" for n in sums.values()), str(sum(failed)))
+    return table(("spoiled file", "inputs", "refused in one line", "read, and right", "failures"), [*rows, total])
 
 
 def training(result: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ SCRIPTS = (
     "kspace.py",
     "property_speed.py",
     "kills.py",
+    "fuzz.py",
     "scaling.py",
     "lammps_ranks.py",
     "demo.py",

@@ -75,6 +75,6 @@ def read_archive(path: Path) -> tuple[object, dict[str, torch.Tensor]]:
     return header, weights
 
 
-def brief(error: Exception) -> str:
+def brief(error: Exception | str) -> str:
     """The first words of an error, in one line."""
     return " ".join(str(error).split())[:120] or type(error).__name__

@@ -167,8 +167,8 @@ def _check_members(members: Sequence[Potential]) -> None:
         units = [getattr(one.info, "units", None) for one in (member, members[0])]
         if None not in units and units[0] != units[1]:
             raise ConfigError(
-                f"model {number} of the ensemble has the units {units[0]}, model 0 has {units[1]}; join models of the "
-                "same units"
+                f"model {number} of the ensemble has the units {str(units[0])[:150]}, model 0 has "
+                f"{str(units[1])[:150]}; join models of the same units"
             )
     for (one, a), (other, b) in combinations(enumerate(m.state_dict() for m in members), 2):
         if a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a):

@@ -38,7 +38,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise OutputError(f"{path}: cannot be written ({_reason(error)}); choose another place") from error
     temporary = Path(name)
     try:
-        with _blaming(path):
+        with blaming(path):
             yield temporary
             # mkstemp makes private files; a result gets the permissions that the user's umask asks for
             temporary.chmod(0o666 & ~_umask())
@@ -65,7 +65,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({_reason(error)}); choose another place") from error
     try:
-        with _blaming(path):
+        with blaming(path):
             yield temporary
             temporary.chmod(0o777 & ~_umask())
             for item in (*temporary.iterdir(), temporary):
@@ -77,7 +77,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _blaming(path: Path) -> Iterator[None]:
+def blaming(path: Path) -> Iterator[None]:
     """Tell errors that the place of a file or folder is to blame for.
 
     Raises:

@@ -28,6 +28,7 @@ from lrpot._version import __version__
 from lrpot.archive import brief, read_archive, write_archive
 from lrpot.build import build_potential
 from lrpot.config import ModelConfig, PropertiesConfig, RegisteredConfig, YuConfig, locate
+from lrpot.coverage import Coverage
 from lrpot.ensemble import Calibration, Ensemble
 from lrpot.errors import ConfigError, LrpotError, ModelFileError
 from lrpot.potential import Potential
@@ -54,6 +55,7 @@ class ModelInfo:
         data: the training set: file, rows, hash.
         record: what it was made with: versions of packages, state of the repository, device, threads, seed, and the
             model that it was fine-tuned from; empty for a model that no fit made.
+        coverage: extremes of the training set of a potential; None where they are not known.
         units: of everything that goes in and comes out.
         version: of lrpot that made it.
         created: date and time, UTC.
@@ -64,6 +66,7 @@ class ModelInfo:
     stages: list[dict[str, Any]] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)
+    coverage: Coverage | None = None
     units: dict[str, str] = field(default_factory=lambda: dict(UNITS))
     version: str = __version__
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -149,6 +152,12 @@ def load_model(path: str | Path, *, device: str = "cpu", dtype: torch.dtype | No
     return model.to(place).eval()
 
 
+def coverages(model: Potential) -> list[Coverage]:
+    """What the members of a model have seen, of those that know it."""
+    infos = [member.info for member in model.members]
+    return [info.coverage for info in infos if isinstance(info, ModelInfo) and info.coverage is not None]
+
+
 def _about(model: Potential | PropertyModel, path: str | Path) -> dict[str, Any]:
     if not isinstance(model.info, ModelInfo):
         raise ModelFileError(f"{path}: the model has no info; set model.info to a ModelInfo before saving it")
@@ -227,7 +236,8 @@ def _build_property_model(path: Path, header: dict[str, Any], weights: dict[str,
             with torch.device("meta"):
                 build_property_model(config, elements).load_state_dict(weights, assign=True)
         model = build_property_model(config, elements)
-        model.set_precision(next(value.dtype for name, value in weights.items() if name.startswith("head.")))
+        read = (value.dtype for name, value in weights.items() if name.startswith("head."))
+        model.set_precision(next(dtype for dtype in read if dtype.is_floating_point))
         _check_weights(weights)
         model.load_state_dict(weights)
     except LrpotError as error:
@@ -322,7 +332,8 @@ def _check_info(
                 "that registers it (lrpot.backbones.register) before loading the model"
             ) from error
         name = ".".join(locate(problem["loc"], kind)[1]) or f"config.{section}"
-        raise ModelFileError(f"{path}: is damaged (model.json, {name}: {problem['msg']}); {CURE}") from error
+        where = brief(f"model.json, {name}: {problem['msg']}")
+        raise ModelFileError(f"{path}: is damaged ({where}); {CURE}") from error
     unknown = [symbol for symbol in info.elements if atomic_numbers.get(symbol, 0) < 1]
     if unknown or not info.elements:
         raise ModelFileError(f"{path}: is damaged (elements {unknown[:3]} in model.json); {CURE}")

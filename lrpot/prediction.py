@@ -16,10 +16,11 @@ from ase.data import chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 
+from lrpot.coverage import beyond
 from lrpot.data.readers import Row, read_rows, to_structures
 from lrpot.evaluation import predict_structures
 from lrpot.files import atomic_path, write_csv
-from lrpot.model_file import Model, load_model
+from lrpot.model_file import Model, coverages, load_model
 from lrpot.potential import Potential
 from lrpot.properties.prediction import PropertyPredictions, predict_properties
 from lrpot.structure import Structure
@@ -40,6 +41,7 @@ class Prediction:
         charges: (N,), e, the first channel; None if the model has no charges.
         energy_uncertainty: eV/atom; None if the model is no ensemble.
         forces_uncertainty: (N,), eV/A, how far each force is likely to be off; None likewise.
+        outside_training: what of it lies outside the training set, see `lrpot.coverage`; None if nothing is known to.
     """
 
     row: Row
@@ -51,6 +53,7 @@ class Prediction:
     charges: np.ndarray | None
     energy_uncertainty: float | None = None
     forces_uncertainty: np.ndarray | None = None
+    outside_training: str | None = None
 
 
 def predict(
@@ -132,11 +135,16 @@ def predict_crystals(
                         stress=stress,
                         charges=output["charges"][atoms][:, 0].cpu().numpy() if "charges" in output else None,
                         **_uncertainty(output, n, atoms),
+                        outside_training=_outside(model, structure),
                     )
                 )
             if progress is not None:
                 progress(len(predictions))
     return predictions
+
+
+def _outside(model: Potential, structure: Structure) -> str | None:
+    return next((reason for seen in coverages(model) if (reason := beyond(seen, structure)) is not None), None)
 
 
 def check_supported(model: Potential, structure: Structure) -> None:

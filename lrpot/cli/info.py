@@ -98,7 +98,10 @@ def _tell_properties(console: Console, model: PropertyModel) -> None:
 def _head(settings: dict[str, Any]) -> str:
     """The kind of a head, and what else is of that kind."""
     kind = settings.get("kind", "shared")
-    return _text(settings) if kind == "experts" else kind
+    of_kind = {"experts": ("experts", "top", "variant"), "trees": ("trees", "max_features", "min_leaf")}
+    if kind not in of_kind:
+        return kind
+    return _text({"kind": kind} | {name: settings[name] for name in of_kind[kind] if name in settings})
 
 
 def _origin(record: dict[str, Any]) -> list[tuple[str, object]]:

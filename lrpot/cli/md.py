@@ -188,6 +188,8 @@ def md(
         line += f", force uncertainty up to {max(run.force_uncertainty):.3g} eV/A in the frames"
     console.line(line)
     plots.energy_conservation(run.time_fs, run.potential, run.kinetic, run.n_atoms, picture, conserved=run.conserved)
+    if atoms.calc.outside is not None:
+        console.warn(f"the run left the training set, where the model may be wrong: {atoms.calc.outside}")
     if run.uncertain_steps:
         console.warn(
             f"{len(run.uncertain_steps)} of {steps + 1} steps have a force that is more uncertain than "

@@ -37,6 +37,7 @@ class Head(StrEnum):
     single = "single"
     shared = "shared"
     experts = "experts"
+    trees = "trees"
 
 
 Model = Annotated[Path, typer.Argument(help="Model file, or the name of one that comes with lrpot.")]
@@ -76,7 +77,7 @@ HeadKind = Annotated[
     Head | None,
     typer.Option(
         "--head",
-        help="With --encoder: a network for each target, or experts that targets share.",
+        help="With --encoder: a network for each target, experts that targets share, or, with statistics, trees.",
         show_default="shared",
     ),
 ]

@@ -54,6 +54,12 @@ def predict(
     if isinstance(potential, Ensemble):
         for doubt in doubts(potential):
             console.warn(doubt)
+    outside = [p for p in predictions if p.outside_training is not None]
+    if outside:
+        console.warn(
+            f"{len(outside)} of {len(predictions)} crystals lie outside the training set, where the model may be "
+            f"wrong; {outside[0].row}: {outside[0].outside_training}"
+        )
     header, lines = summary(predictions)
     console.table(str(model), [name.replace("_", " ") for name in header], lines)
     if out is not None:

@@ -58,6 +58,8 @@ class FitConfig(Section):
                 "task property is fitted by one process, for its batches are normalised together; set training.devices "
                 "and training.nodes to 1"
             )
+        if self.properties.head.kind == "trees" and training.pretrain_epochs:
+            raise ValueError("head trees trains no encoder; set training.pretrain_epochs to 0")
         if training.precision == "bf16":
             raise ValueError("training.precision bf16 is for task potential; choose full")
         return self
@@ -88,6 +90,8 @@ class FitConfig(Section):
     @model_validator(mode="after")
     def _stages_exist(self) -> FitConfig:
         absent = max(self.training.per_stage, default=1)
+        if absent > 1 and self.task == "property":
+            raise ValueError(f"training.per_stage names stage {absent}, but a fit of properties has one; name stage 1")
         if absent > 1 and self.training.stages == 1:
             raise ValueError(f"training.per_stage names stage {absent}, but training.stages is 1; name stage 1")
         alone = "kernel.form none" if self.model.kernel.form == "none" else "schedule long-range-only"

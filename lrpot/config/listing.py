@@ -14,8 +14,9 @@ from pydantic_core import to_jsonable_python
 
 from lrpot.config.backbone import REGISTERED_BACKBONES, RegisteredConfig
 from lrpot.config.fit import FitConfig
-from lrpot.config.properties import DiffractionConfig
+from lrpot.config.properties import PROPERTY_DEFAULTS, DiffractionConfig
 from lrpot.config.reading import nearest_name
+from lrpot.config.training import TrainingConfig
 from lrpot.errors import ConfigError
 
 WIDTH = 100  # letters, of a comment
@@ -32,6 +33,14 @@ POTENTIAL_TRAINING = (
     "training.dipole_weight",
     "training.born_weight",
     "training.total_charge_weight",
+)
+
+# Of the others those of steps, which trees do without.
+STEP_TRAINING = tuple(
+    f"training.{name}"
+    for name in TrainingConfig.model_fields
+    if name not in ("seed", "ensemble", "device", "devices", "nodes", "dtype", "max_edges", "max_atoms")
+    and f"training.{name}" not in POTENTIAL_TRAINING
 )
 
 
@@ -74,7 +83,9 @@ def changes(config: FitConfig) -> dict[str, tuple[Any, Any]]:
 
 def without_effect(config: FitConfig) -> list[str]:
     """A line for each reason why settings that were changed do nothing."""
-    changed = changes(config)
+    usual = PROPERTY_DEFAULTS if config.task == "property" else {}
+    defaults = [(f"{section}.{name}", value) for section, own in usual.items() for name, value in own.items()]
+    changed = [name for name, (value, _) in changes(config).items() if (name, value) not in defaults]
     lines = []
     for patterns, applies, reason in _IDLE:
         # the form of the kernel decides on others, and always does something
@@ -117,6 +128,16 @@ _IDLE: tuple[tuple[tuple[str, ...], Callable[[FitConfig], bool], str], ...] = (
         ("properties.head.experts", "properties.head.top", "properties.head.variant"),
         lambda c: c.properties.head.kind != "experts" and c.task == "property",
         "properties.head.kind is not experts",
+    ),
+    (
+        ("properties.head.trees", "properties.head.max_features", "properties.head.min_leaf"),
+        lambda c: c.properties.head.kind != "trees" and c.task == "property",
+        "properties.head.kind is not trees",
+    ),
+    (
+        ("properties.encoder.features", "properties.encoder.dropout", *STEP_TRAINING),
+        lambda c: c.properties.head.kind == "trees" and c.task == "property",
+        "properties.head.kind is trees, which are grown at once and have no network",
     ),
     (
         ("model.charges.*", "model.kernel.*", "training.lr_long", "training.schedule"),

@@ -171,7 +171,7 @@ class StatisticsConfig(Section):
 
     name: Literal["statistics"] = Field("statistics", description="Which encoder.")
     features: int = Field(256, ge=1, description="Width of the network.")
-    layers: int = Field(2, ge=1, description="Its layers.")
+    layers: int = Field(2, ge=0, description="Its layers; 0: none, so that the head reads the statistics themselves.")
     dropout: float = Field(0.1, ge=0, lt=1, description="Share of inputs and features that are left out in training.")
 
 
@@ -214,16 +214,22 @@ class DiffractionConfig(Section):
 class HeadConfig(Section):
     """How properties are read off the features of a crystal."""
 
-    kind: Literal["single", "shared", "experts"] = Field(
+    kind: Literal["single", "shared", "experts", "trees"] = Field(
         "shared",
         description="shared: a network for each target on the same features; experts: each target mixes a few of many "
-        "networks (ReGNet-MT); single: one target, which shares nothing.",
+        "networks (ReGNet-MT); single: one target, which shares nothing; trees: extremely randomised trees for each "
+        "target, with encoder statistics alone.",
     )
     experts: int = Field(15, ge=1, description="Networks that targets share.")
     top: int = Field(4, ge=1, description="How many of them a target takes for a crystal.")
     variant: Literal["invariant", "published"] = Field(
         "invariant", description="published: the printed order of softmax and choice."
     )
+    trees: int = Field(300, ge=1, description="Trees for each target.")
+    max_features: float = Field(
+        1.0, gt=0, le=1, description="Of trees: share of the statistics that a split chooses from."
+    )
+    min_leaf: int = Field(1, ge=1, description="Of trees: fewest crystals at a leaf; more make smaller model files.")
 
     @model_validator(mode="after")
     def _enough_experts(self) -> HeadConfig:
@@ -247,6 +253,21 @@ class PropertiesConfig(Section):
         DiffractionConfig(), description="Diffraction of pseudo-particles, fused with the features of the encoder."
     )
     head: HeadConfig = Field(HeadConfig(), description="Features -> targets.")
+
+    @model_validator(mode="after")
+    def _trees_read_statistics(self) -> PropertiesConfig:
+        if self.head.kind != "trees":
+            return self
+        if not isinstance(self.encoder, StatisticsConfig):
+            raise ValueError(
+                f"head trees trains no encoder, so {self.encoder.name} would stay random; choose encoder statistics, "
+                "or head shared"
+            )
+        if self.diffracts:
+            raise ValueError("head trees trains no diffraction; set properties.diffraction.use to off")
+        if self.encoder.layers:  # an assignment is validated again
+            self.encoder = self.encoder.model_copy(update={"layers": 0})
+        return self
 
     @property
     def diffracts(self) -> bool:

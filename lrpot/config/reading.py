@@ -18,6 +18,8 @@ from lrpot.config.fit import FitConfig
 from lrpot.config.model import ModelConfig
 from lrpot.errors import ConfigError
 
+LONGEST_SHOWN = 100  # letters, of what a user typed
+
 
 def make_config(
     source: str | Path | Mapping[str, Any] | FitConfig | None = None,
@@ -66,11 +68,11 @@ def parse_settings(words: Iterable[str]) -> dict[str, Any]:
     for word in words:
         name, equals, text = word.partition("=")
         if not equals or not name:
-            raise ConfigError(f"--set {word}: expected name=value, such as training.lr=1e-3")
+            raise ConfigError(f"--set {shown(word)}: expected name=value, such as training.lr=1e-3")
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise ConfigError(f"--set {word}: the value cannot be read; quote it") from error
+            raise ConfigError(f"--set {shown(word)}: the value cannot be read; quote it") from error
         # YAML 1.1 reads 1e-3 as a string
         if isinstance(value, str):
             with contextlib.suppress(ValueError):
@@ -130,13 +132,13 @@ def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
     known = field_names()
     if dotted not in known and not any(dotted.startswith(f"{name}.") for name in ("model.charges.init",)):
         hint = nearest_name(dotted, known) or "one of those that `lrpot config show` prints"
-        raise ConfigError(f"setting {dotted} does not exist; did you mean {hint}?")
+        raise ConfigError(f"setting {shown(dotted)} does not exist; did you mean {hint}?")
     *path, last = dotted.split(".")
     section = values
     for name in path:
         section = section.setdefault(name, {})
         if not isinstance(section, dict):
-            raise ConfigError(f"setting {dotted}: {name} is not a section")
+            raise ConfigError(f"setting {shown(dotted)}: {shown(name)} is not a section")
     section[last] = _nested_copy(value) if isinstance(value, Mapping) else value
 
 
@@ -172,14 +174,20 @@ def _nested_copy(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def shown(text: str) -> str:
+    """A text of the user's for a message of one line: its beginning, without the ends of lines."""
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+
+
 def explain(problem: ErrorDetails) -> str:
     """One of the errors that pydantic found, in a line that says what to do."""
     section, place = locate(problem["loc"])
-    name = ".".join(place)
+    name = shown(".".join(place))
     if problem["type"] == "union_tag_invalid":
         own = "a backbone of your own after lrpot.backbones.register"
         known = problem["ctx"]["expected_tags"].replace(f"'{REGISTERED}'", own)
-        return f"{name}.name = {problem['ctx']['tag']!r}: choose one of {known}"
+        return f"{name}.name = {reprlib.repr(problem['ctx']['tag'])}: choose one of {known}"
     if problem["type"] == "union_tag_not_found":
         return f"{name} = {reprlib.repr(problem['input'])}: expected a section, such as {{name: painn, cutoff: 5.0}}"
     if problem["type"] == "extra_forbidden":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from ase.neighborlist import primitive_neighbor_list
 from vesin import NeighborList
 
 from lrpot.errors import ConfigError, StructureError
@@ -14,6 +15,16 @@ OVERLAP = 0.1
 
 # A cell so small that every atom has more neighbours than this is a mistake in units.
 MAX_NEIGHBOURS = 100_000
+
+# A. No calculation has a cell this long; beyond it positions lose the digits that forces need.
+LONGEST = 1e6
+
+# vesin sorts atoms into at most MAX_BINS boxes as long as the cutoff. Where there would be more, it makes them longer
+# by one factor for all axes, and ends the process if that leaves less than one box along an axis: thin crystals.
+MAX_BINS = 100_000
+
+# Cells outside the first one from which on an atom is moved back: to find it there takes vesin long.
+FAR_CELLS = 100
 
 
 def add_edges(structure: Structure, cutoff: float) -> Structure:
@@ -30,7 +41,7 @@ def add_edges(structure: Structure, cutoff: float) -> Structure:
     positions = structure.positions.numpy()
     pbc = structure.pbc[0].numpy()
     check_geometry(positions, structure.cell[0].numpy(), pbc)
-    check_density(len(positions), structure.cell[0].numpy(), pbc, cutoff)
+    check_density(positions, structure.cell[0].numpy(), pbc, cutoff)
     centre, neighbour, shift, distance = find_pairs(positions, filled_cell(structure.cell[0].numpy(), pbc), pbc, cutoff)
     check_overlap(centre, neighbour, distance)
     structure.edge_index = torch.from_numpy(np.stack([neighbour, centre]))
@@ -134,6 +145,8 @@ def check_geometry(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> 
         raise StructureError(f"the position of atom {atom} is not a finite number; correct it")
     if not np.isfinite(cell).all():
         raise StructureError("the cell holds a number that is not finite; correct it")
+    if (largest := max(np.abs(positions).max(), np.abs(cell).max())) > LONGEST:
+        raise StructureError(f"a position or lattice vector is {largest:.3g} A long; check its units (A)")
     if not pbc.any():
         return
     lengths = np.linalg.norm(cell[pbc], axis=1)
@@ -151,20 +164,22 @@ def check_geometry(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> 
         )
 
 
-def check_density(n_atoms: int, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> None:
+def check_density(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> None:
     """Refuse what would fill the memory with neighbours, before any is taken.
 
+    Args:
+        positions: (N, 3), A. cell: (3, 3), A. pbc: (3,) bool. cutoff: A.
     Raises:
-        StructureError: a crystal so dense, or a cutoff so long (A), that each atom would have MAX_NEIGHBOURS.
+        StructureError: a crystal so dense, or a cutoff so long, that each atom would have MAX_NEIGHBOURS.
     """
-    if not pbc.all():
-        return
-    volume = abs(np.linalg.det(cell))
-    expected = n_atoms / volume * 4.0 / 3.0 * np.pi * cutoff**3
+    box = filled_cell(cell, pbc)
+    thickness = np.ptp(positions @ np.linalg.inv(box), axis=0) + cutoff  # where nothing repeats
+    volume = abs(np.linalg.det(box)) * float(np.prod(thickness[~pbc]))
+    expected = len(positions) / volume * 4.0 / 3.0 * np.pi * cutoff**3
     if expected > MAX_NEIGHBOURS:
         raise StructureError(
-            f"{n_atoms} atoms in {volume:.3g} A^3 have about {expected:.1e} neighbours each within {cutoff:g} A; check "
-            "the units of the cell (A), or shorten the cutoff"
+            f"{len(positions)} atoms in {volume:.3g} A^3 have about {expected:.1e} neighbours each within {cutoff:g} "
+            "A; check the units of cell and positions (A), or shorten the cutoff"
         )
 
 
@@ -187,11 +202,29 @@ def find_pairs(
     Returns:
         centre (E,), neighbour (E,), shift (E, 3) in whole cells, distance (E,) in A.
     """
-    finder = NeighborList(cutoff=cutoff, full_list=True, sorted=True)
-    centre, neighbour, shift, distance = finder.compute(
-        points=positions, box=box, periodic=pbc, quantities="ijSd", copy=True
-    )
+    outside = np.where(pbc, np.floor(positions @ np.linalg.inv(box)), 0.0)
+    if np.abs(outside).max(initial=0.0) > FAR_CELLS:
+        centre, neighbour, shift, distance = find_pairs(positions - outside @ box, box, pbc, cutoff)
+        return centre, neighbour, shift + outside[centre] - outside[neighbour], distance
+    if _too_thin(positions, box, pbc, cutoff):
+        found = primitive_neighbor_list("ijSd", pbc, box, positions, cutoff)
+        order = np.argsort(found[0], kind="stable")
+        centre, neighbour, shift, distance = (values[order] for values in found)
+    else:
+        finder = NeighborList(cutoff=cutoff, full_list=True, sorted=True)
+        centre, neighbour, shift, distance = finder.compute(
+            points=positions, box=box, periodic=pbc, quantities="ijSd", copy=True
+        )
     return centre.astype(np.int64), neighbour.astype(np.int64), shift.astype(np.float64), distance
+
+
+def _too_thin(positions: np.ndarray, box: np.ndarray, pbc: np.ndarray, cutoff: float) -> bool:
+    """Whether vesin, see `MAX_BINS`, cannot treat a crystal; so near its limit ASE's slower list is as right."""
+    across = 1.0 / np.linalg.norm(np.linalg.inv(box), axis=0)  # A, between the faces of the box
+    extent = np.ptp(positions @ np.linalg.inv(box), axis=0) * across
+    bins = np.maximum(np.where(pbc, across, extent) / cutoff, 1.0)
+    shrink = max(np.prod(bins) / MAX_BINS, 1.0) ** (1.0 / 3.0)
+    return bool(shrink > 1.0 and bins.min() < 2.0 * shrink)
 
 
 def filled_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ import gzip
 import itertools
 import lzma
 import shutil
+import sys
 import tempfile
 import warnings
 import zlib
@@ -150,12 +151,42 @@ def _frames(path: Path, plain: Path, first: int, every: int) -> Iterator[Atoms]:
         # ase.io leaves out the columns
         rows = itertools.islice(ase.db.connect(plain).select(), first, None, every)
         yield from (row.toatoms(add_additional_information=True) for row in rows)
-    elif every > 1 and filetype(str(plain)) == "extxyz":
-        # only this reader leaves out rows without reading them
+    elif filetype(str(plain)) == "extxyz":
+        _check_lines(path, plain)
+        # of all readers only this one leaves out rows without reading them
         yield from ase.io.iread(plain, index=slice(first, None, every), do_not_split_by_at_sign=True)
     else:
         every_frame = ase.io.iread(plain, index=":", do_not_split_by_at_sign=True)
         yield from itertools.islice(every_frame, first, None, every)
+
+
+def _check_lines(path: Path, plain: Path) -> None:
+    """Refuse extended XYZ with a blank line between rows, where ASE stops reading and says nothing, or with a number of
+    atoms that the file is too short for, which ASE goes on counting.
+
+    Raises:
+        DataError: names the row.
+    """
+    with open(plain, encoding="utf-8", errors="replace") as file:  # ends of lines are then what they are for ASE
+        for number in itertools.count():
+            line = file.readline()
+            if not line.strip():
+                if any(rest.strip() for rest in file):
+                    raise DataError(
+                        f"{path}: row {number} begins with a blank line in place of its number of atoms, and no row "
+                        "from there on would be read; remove that line"
+                    )
+                return
+            try:
+                expected = int(line) + 1
+                found = sum(1 for _ in itertools.islice(file, min(expected, sys.maxsize)))
+            except ValueError:  # no such number, which ASE tells
+                return
+            if found < expected:
+                raise DataError(
+                    f"{path}: row {number} cannot be read (it says that it has {expected - 1:g} atoms, and "
+                    f"{expected - found:g} lines are missing); correct that row, or get the file anew"
+                )
 
 
 class StructureFile:
@@ -236,8 +267,9 @@ def check_occupancy(atoms: Atoms) -> None:
         return
     for atom, kind in enumerate(kinds):
         occupants = sites.get(str(kind), {})
-        if len(occupants) > 1 or any(abs(share - 1.0) > FULL for share in occupants.values()):
-            shares = ", ".join(f"{symbol} {share:g}" for symbol, share in occupants.items())
+        known = all(isinstance(share, int | float) for share in occupants.values())
+        if len(occupants) > 1 or not known or any(not abs(share - 1.0) <= FULL for share in occupants.values()):
+            shares = ", ".join(f"{symbol} {share}" for symbol, share in occupants.items())
             raise StructureError(
                 f"the site of atom {atom} is occupied in part ({shares}); give an ordered structure instead"
             )

@@ -111,6 +111,7 @@ def read_shard(path: Path, first: int = 0, every: int = 1) -> Iterator[Atoms]:
         missing = [name for name in ("atoms", "numbers", "positions", "cell", "pbc") if name not in file]
         if missing:
             raise DataError(f"{path}: has no data set {missing[0]!r}; lrpot/data/shards.py says what a shard holds")
+        _check_types(path, file)
         counts = file["atoms"][:]
         starts = np.concatenate([[0], np.cumsum(counts)])
         _check_lengths(path, file, len(counts), int(starts[-1]))
@@ -120,6 +121,17 @@ def read_shard(path: Path, first: int = 0, every: int = 1) -> Iterator[Atoms]:
             if chosen:
                 block = _block(file, begin, end, starts)
                 yield from (_atoms(block, row - begin, starts[begin : end + 1] - starts[begin]) for row in chosen)
+
+
+def _check_types(path: Path, file: Any) -> None:
+    kinds = {"atoms": "iu", "numbers": "iu", "pbc": "biu"} | {f"labelled_{name}": "biu" for name in LABELS}
+    for name in file:
+        expected = kinds.get(name, "f")
+        if name in kinds.keys() | {"positions", "cell", "charge", *LABELS} and file[name].dtype.kind not in expected:
+            what = "numbers" if expected == "f" else "whole numbers"
+            raise DataError(f"{path}: {name} is of type {file[name].dtype}, expected {what}; write the shard again")
+    if (file["atoms"][:] < 0).any():
+        raise DataError(f"{path}: a row has less than no atoms; write the shard again")
 
 
 def _check_lengths(path: Path, file: Any, n_rows: int, n_atoms: int) -> None:

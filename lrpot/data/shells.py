@@ -33,7 +33,7 @@ def add_shells(structure: Structure, neighbours: int, cutoff: float = FARTHEST) 
     n_atoms, box = len(positions), filled_cell(cell, pbc)
     reach = min(_first_reach(n_atoms, cell, pbc, neighbours), cutoff)
     while True:
-        check_density(n_atoms, cell, pbc, reach)
+        check_density(positions, cell, pbc, reach)
         centre, neighbour, shift, distance = find_pairs(positions, box, pbc, reach)
         check_overlap(centre, neighbour, distance)
         counts = np.bincount(centre, minlength=n_atoms)

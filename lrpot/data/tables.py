@@ -118,8 +118,14 @@ def _file_of(table: Path, name: str) -> Atoms:
             reason = f"{type(error).__name__} {' '.join(str(error).split())}".strip()[:200]
             raise DataError(f"{table}: {file.name} cannot be read ({reason}); correct that file") from error
     if Path(name).is_absolute() or ".." in Path(name).parts or not name:
-        raise DataError(f"{table}: {name!r} leads out of the folder of the table; put the file beside it")
-    raise DataError(f"{table}: no file {name} beside it (tried the endings {', '.join(filter(None, ENDINGS))}); add it")
+        raise DataError(f"{table}: {_shown(name)!r} leads out of the folder of the table; put the file beside it")
+    tried = ", ".join(filter(None, ENDINGS))
+    raise DataError(f"{table}: no file {_shown(name)} beside it (tried the endings {tried}); add it")
+
+
+def _shown(name: str) -> str:
+    """A name for a message of one line."""
+    return " ".join(name.split())[:80]
 
 
 def _json_rows(path: Path, plain: Path) -> Iterator[Any]:

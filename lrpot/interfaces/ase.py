@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -13,11 +14,12 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from lrpot.charges.polarisation import dipoles
+from lrpot.coverage import OutsideTrainingWarning, beyond
 from lrpot.data.labels import open_directions
 from lrpot.data.neighbours import NeighbourList
 from lrpot.data.readers import to_structure
 from lrpot.errors import StructureError
-from lrpot.model_file import load_for_inference
+from lrpot.model_file import coverages, load_for_inference
 from lrpot.potential import Potential
 
 # Properties that need charges, and those that need the calculator of an ensemble.
@@ -41,6 +43,11 @@ class LRCalculator(Calculator):
 
     atoms.calc.results["energy_uncertainty"]    # eV/atom
     atoms.calc.results["forces_uncertainty"]    # (N,), eV/A, how far each force is likely to be off
+
+    Of a model that knows the extremes of its training set, another says whether the crystal lies outside (see
+    `lrpot.coverage`); the first time that it does, there is a warning with the reason:
+
+    atoms.calc.results["outside_training"]      # bool
 
     There are no `stresses`: neither the messages between atoms nor the waves of the reciprocal sum belong to one atom,
     so their virial can be divided in any way.
@@ -87,6 +94,7 @@ class LRCalculator(Calculator):
         self.device = torch.device(device)
         self.neighbours = NeighbourList(self.model.cutoff, skin)
         self.with_stress = stress
+        self.outside: str | None = None  # why the first structure was that lay outside the training set
 
     def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:
         """What has changed since the last calculation, to the last bit; the total charge in `atoms.info` counts too.
@@ -151,6 +159,12 @@ class LRCalculator(Calculator):
                 self.results["dipole"] = open_directions(atoms.cell.array, atoms.pbc).T @ along
         if "energies" in properties:
             self.results["energies"] = self.model.atom_energies(batch).cpu().numpy()
+        if known := coverages(self.model):
+            reasons = [reason for seen in known if (reason := beyond(seen, batch)) is not None]
+            self.results["outside_training"] = bool(reasons)
+            if reasons and self.outside is None:
+                self.outside = reasons[0]
+                warnings.warn(f"{reasons[0]}: the model may be wrong there", OutsideTrainingWarning, stacklevel=2)
         if "energy_uncertainty" in output:
             self.results["energy_uncertainty"] = float(output["energy_uncertainty"][0])
             self.results["forces_uncertainty"] = output["forces_uncertainty"].cpu().numpy()

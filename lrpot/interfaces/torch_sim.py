@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ class TorchSimModel(ModelInterface):
         compute_forces: bool = True,
         compute_stress: bool = True,
         skin: float = 0.0,
+        total_charge: float = 0.0,
     ) -> None:
         """
         Args:
@@ -53,12 +55,18 @@ class TorchSimModel(ModelInterface):
             compute_forces: whether to.
             compute_stress: whether to; stress exists only in cells that are periodic.
             skin: A, of the neighbour list of each cell; see `LRCalculator`.
+            total_charge: e, of every cell. A state of torch-sim has no charges, and those in `atoms.info` are lost on
+                the way into it: cells of unlike charges need a model each.
         Raises:
-            ModelFileError: not a model of lrpot. ConfigError: an unknown precision or device, or a negative skin.
+            ModelFileError: not a model of lrpot. ConfigError: an unknown precision or device, a negative skin, or a
+                charge that is not finite.
         """
         super().__init__()
+        if not math.isfinite(total_charge):
+            raise ConfigError(f"total_charge = {total_charge:g} e: must be finite")
         self.model = load_for_inference(model, device=device, dtype=dtype)
         self.skin = skin
+        self.total_charge = total_charge
         # by place in the batch; a list notices when another cell has come to its place
         self._neighbours = [NeighbourList(self.model.cutoff, skin)]
         self._device = torch.device(device)
@@ -96,6 +104,6 @@ class TorchSimModel(ModelInterface):
             self._neighbours.append(NeighbourList(self.model.cutoff, self.skin))
         parts = zip(numbers.split(counts), positions.split(counts), state.row_vector_cell.detach().cpu(), strict=True)
         return [
-            neighbours.update(make_structure(z, r, cell, pbc))
+            neighbours.update(make_structure(z, r, cell, pbc, total_charge=self.total_charge))
             for (z, r, cell), neighbours in zip(parts, self._neighbours, strict=False)
         ]

@@ -281,17 +281,19 @@ class ReciprocalSum(nn.Module):
             self._check_slab(slab_box(flat, cell, axis, self.kernel.reach), axis, limit)
             return
         volume = volume_of(cell, 0)
-        check_number(volume, self.k_cutoff, limit)
+        check_number(volume, self.k_cutoff, limit, torch.linalg.vector_norm(cell, dim=1).tolist())
         if volume * self.k_cutoff**3 < 1e4:
             k_lattice(cell, self.k_cutoff)
 
     def _check_slab(self, box: Tensor, axis: int, limit: int) -> None:
         """Refuse a slab in whose box there are more wave vectors than the limit."""
-        one, other = torch.linalg.vector_norm(box.detach(), dim=1).roll(-axis)[1:].tolist()
+        lengths = torch.linalg.vector_norm(box.detach(), dim=1).tolist()
+        one, other = lengths[:axis] + lengths[axis + 1 :]
         check_number(
             volume_of(box.detach(), 0),
             self.k_cutoff,
             limit,
+            lengths,
             what=f"a slab of {one:.4g} x {other:.4g} A needs a box that is as high as fields reach across vacuum; one",
             cure="repeat the slab less often in its plane",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
@@ -16,6 +17,9 @@ from lrpot.errors import StructureError
 MAX_KVECTORS = 4_000_000
 # On a mesh, about five.
 MAX_MODES = 30_000_000
+# Grids of wave vectors go along the lattice vectors: of a skewed cell they are larger than its volume says, which is
+# free up to this factor.
+FREE_SKEW = 10.0
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ def half_sphere(cell: np.ndarray, k_cutoff: float) -> np.ndarray:
     Raises:
         StructureError: so many that memory would run out (told before any is taken).
     """
-    check_number(abs(np.linalg.det(cell)), k_cutoff, MAX_KVECTORS)
+    check_number(abs(np.linalg.det(cell)), k_cutoff, MAX_KVECTORS, np.linalg.norm(cell, axis=1).tolist())
     # |n_i| = |k . a_i| / 2 pi <= k_cutoff |a_i| / 2 pi
     n_max = np.floor(k_cutoff * np.linalg.norm(cell, axis=1) / (2.0 * math.pi)).astype(int)
     n1, n2, n3 = (int(n) for n in n_max)
@@ -123,16 +127,22 @@ def no_wave_vector(volume: float, k_cutoff: float) -> StructureError:
 
 
 def check_number(
-    volume: float, k_cutoff: float, limit: int, *, what: str = "a cell", cure: str = "remove vacuum from the cell"
+    volume: float,
+    k_cutoff: float,
+    limit: int,
+    lengths: Sequence[float],
+    *,
+    what: str = "a cell",
+    cure: str = "remove vacuum from the cell",
 ) -> None:
     """Estimate the number of wave vectors before any memory is taken.
 
     Args:
-        volume: A^3. k_cutoff: 1/A.
+        volume: A^3. k_cutoff: 1/A. lengths: of the lattice vectors, A.
         limit: how many there may be.
         what, cure: for the message.
     Raises:
-        StructureError: more than the limit.
+        StructureError: more than the limit, or a cell so skewed that their grid is too large.
     """
     # the half sphere's volume over the volume (2 pi)^3 / V of one reciprocal cell
     expected = volume * k_cutoff**3 / (12.0 * math.pi**2)
@@ -140,6 +150,11 @@ def check_number(
         raise StructureError(
             f"{what} of {volume:.3g} A^3 has about {expected:.2g} wave vectors below k_cutoff = {k_cutoff:g} 1/A, "
             f"more than {limit:.0e}; {cure} or lower k_cutoff"
+        )
+    if expected * math.prod(lengths) > FREE_SKEW * limit * volume:
+        raise StructureError(
+            f"the cell is too skewed: lattice vectors of {', '.join(f'{x:.3g}' for x in lengths)} A span {volume:.3g} "
+            "A^3 only; give the same crystal in its reduced cell (ase.build.niggli_reduce)"
         )
 
 

@@ -174,8 +174,8 @@ def _nufft_part(
     mesh: Mesh,
     dtype: torch.dtype,
 ) -> Part:
-    check_number(volume, k_cutoff, MAX_MODES)
     lengths = torch.linalg.vector_norm(cell.detach(), dim=1).tolist()
+    check_number(volume, k_cutoff, MAX_MODES, lengths)
     engine = Nufft(lengths, mesh, cell.device, dtype)
     indices, factor = engine.modes(cell.device)
     # only modes inside the sphere are evaluated

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from ase.io import write
 from ase.io.trajectory import Trajectory
 
 from lrpot.errors import ConfigError, OutputError
+from lrpot.files import blaming
 
 # Bytes at the head of a .traj that change with every frame: how many there are, and where it says where they are.
 TRAJ_HEAD = 48
@@ -23,7 +25,11 @@ Mark = dict[str, Any]
 class Frames(Protocol):
     """A trajectory being written. The first frame replaces an older file."""
 
-    def write(self, atoms: Atoms, step: int, time_fs: float) -> None: ...
+    def write(self, atoms: Atoms, step: int, time_fs: float) -> None:
+        """
+        Raises:
+            OutputError: no room left, or no right to write there.
+        """
 
     def mark(self) -> Mark:
         """What is there now, once it is safe on disk."""
@@ -76,7 +82,8 @@ class ExtxyzFrames:
         self.begun = False
 
     def write(self, atoms: Atoms, step: int, time_fs: float) -> None:
-        write(self.path, atoms, format="extxyz", append=self.begun)
+        with blaming(self.path):
+            write(self.path, atoms, format="extxyz", append=self.begun)
         self.begun = True
 
     def mark(self) -> Mark:
@@ -102,8 +109,9 @@ class TrajFrames:
         self.mode = "w"
 
     def write(self, atoms: Atoms, step: int, time_fs: float) -> None:
-        self.file = self.file or Trajectory(str(self.path), self.mode)
-        self.file.write(atoms)
+        with blaming(self.path):
+            self.file = self.file or Trajectory(str(self.path), self.mode)
+            self.file.write(atoms)
 
     def mark(self) -> Mark:
         length = sync(self.path)
@@ -117,8 +125,15 @@ class TrajFrames:
         self.mode = "a"
 
     def close(self) -> None:
-        if self.file is not None:
-            self.file.close()
+        if self.file is None:
+            return
+        with blaming(self.path):
+            try:
+                self.file.close()
+            except OSError:
+                with suppress(OSError):
+                    self.file.backend.fd.close()  # ASE leaves it open when there is no room for what it holds back
+                raise
 
 
 def _hdf5(path: Path) -> Frames:

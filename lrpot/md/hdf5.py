@@ -9,6 +9,8 @@ Source of the layout: de Buyl, Colberg and Hoefling, Comput. Phys. Commun. 185, 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from ase import Atoms, units
 
 from lrpot._version import __version__
 from lrpot.errors import ConfigError
-from lrpot.files import atomic_path
+from lrpot.files import atomic_path, blaming
 from lrpot.md.frames import Mark, cut, sync
 
 # Of each thing in a record: its place in the file, and its unit there.
@@ -30,7 +32,7 @@ PLACES = {
     "kinetic": ("observables/kinetic_energy", "eV"),
 }
 
-# Bytes of a part that are copied at once.
+# Bytes of a trajectory that are copied at once.
 BLOCK = 64 * 2**20
 
 
@@ -55,8 +57,9 @@ class Hdf5Frames:
         record["velocities"] = atoms.get_velocities() * units.fs
         record["forces"] = atoms.get_forces() * units.mol / units.kJ
         record["potential"], record["kinetic"] = atoms.get_potential_energy(), atoms.get_kinetic_energy()
-        self.file.write(record.tobytes())
-        self.file.flush()
+        with blaming(self.part):
+            self.file.write(record.tobytes())
+            self.file.flush()
 
     def mark(self) -> Mark:
         return {"bytes": sync(self.part)}
@@ -72,7 +75,10 @@ class Hdf5Frames:
         if self.atoms is None:
             return
         if self.file is not None:
-            self.file.close()
+            with suppress(OSError):  # told when it was written
+                self.file.close()
+        if self.part.stat().st_size % _record(len(self.atoms)).itemsize:
+            return  # no room for the last frame; a run that goes on takes up what is there
         records = np.memmap(self.part, _record(len(self.atoms)), "r")
         # no times of its making, so that equal runs are equal files
         with atomic_path(self.path) as temporary, self.h5py.File(temporary, "w") as file:
@@ -106,10 +112,11 @@ class Hdf5Frames:
             groups = {name: file[place] for name, (place, _) in PLACES.items()}
             n_frames, n_atoms = groups["positions"]["value"].shape[:2]
             records = np.memmap(temporary, _record(n_atoms), "w+", shape=(n_frames,))
-            for name, group in groups.items():
-                records[name] = group["value"][:]
-            for name in ("step", "time"):
-                records[name] = groups["positions"][name][:]
+            sources = {name: group["value"] for name, group in groups.items()}
+            sources |= {name: groups["positions"][name] for name in ("step", "time")}
+            for block in _blocks(records):
+                for name, source in sources.items():
+                    records[name][block] = source[block]
             records.flush()
 
 
@@ -123,10 +130,15 @@ def _record(n_atoms: int) -> np.dtype:
 
 def _copy(group: Any, name: str, records: np.memmap, field: str) -> Any:
     target = group.create_dataset(name, (len(records), *records[field].shape[1:]), records[field].dtype)
+    for block in _blocks(records):
+        target[block] = records[field][block]
+    return target
+
+
+def _blocks(records: np.memmap) -> Iterator[slice]:
     step = max(1, BLOCK // records.dtype.itemsize)
     for start in range(0, len(records), step):
-        target[start : start + step] = records[field][start : start + step]
-    return target
+        yield slice(start, start + step)
 
 
 def _h5py() -> Any:

@@ -31,7 +31,7 @@ def prepare(atoms: Atoms, settings: Settings, rng: np.random.Generator) -> None:
     """
     _check_atoms(atoms, settings)
     if settings.ensemble != "nve" and settings.keeps_momentum and not atoms.constraints:
-        _stop_centre(atoms)  # what the whole does is no heat, and these baths would take it for some
+        atoms.set_momenta(_about_centre(atoms))  # these baths would take what the whole does for heat
     if not atoms.has("momenta") or not np.any(atoms.get_momenta()):
         draw_momenta(atoms, settings.temperature, rng)
 
@@ -62,13 +62,18 @@ def draw_momenta(atoms: Atoms, temperature: float, rng: np.random.Generator) -> 
     if len(atoms) > 1:
         masses = atoms.get_masses()[:, None]
         atoms.set_momenta(rng.standard_normal((len(atoms), 3)) * np.sqrt(masses * units.kB * temperature))
-        _stop_centre(atoms)
+        atoms.set_momenta(_about_centre(atoms))
 
 
 def degrees_of_freedom(atoms: Atoms, *, keeps_momentum: bool) -> int:
     """How many of the kinetic energy k T / 2 belongs to: three less where the whole cannot take up heat."""
     free = atoms.get_number_of_degrees_of_freedom()
     return max(free - 3, 0) if keeps_momentum and not atoms.constraints else free
+
+
+def thermal_momenta(atoms: Atoms, *, keeps_momentum: bool) -> np.ndarray:
+    """(N, 3), ASE's units: without those of the whole where it cannot take up heat; see `degrees_of_freedom`."""
+    return _about_centre(atoms) if keeps_momentum and not atoms.constraints else atoms.get_momenta()
 
 
 def set_temperature(dynamics: MolecularDynamics, kelvin: float) -> None:
@@ -144,9 +149,10 @@ def _without_centre(dynamics: MolecularDynamics) -> MolecularDynamics:
     return dynamics
 
 
-def _stop_centre(atoms: Atoms) -> None:
+def _about_centre(atoms: Atoms) -> np.ndarray:
+    """(N, 3), momenta seen from the centre of mass."""
     momenta, masses = atoms.get_momenta(), atoms.get_masses()[:, None]
-    atoms.set_momenta(momenta - masses * momenta.sum(axis=0) / masses.sum())
+    return momenta - masses * momenta.sum(axis=0) / masses.sum()
 
 
 def _check_atoms(atoms: Atoms, settings: Settings) -> None:

@@ -15,8 +15,9 @@ from ase.md.md import MolecularDynamics
 
 from lrpot.analysis import Slope, energy_drift
 from lrpot.errors import DataError, OutputError
+from lrpot.files import blaming
 from lrpot.md.frames import Mark, cut, sync
-from lrpot.md.integrators import conserved_energy, degrees_of_freedom
+from lrpot.md.integrators import conserved_energy, degrees_of_freedom, thermal_momenta
 from lrpot.md.settings import Settings
 from lrpot.md.watch import uncertainties_of
 from lrpot.units import GPA
@@ -45,7 +46,8 @@ class MDRun:
         time_fs: fs.
         potential: eV, whole system.
         kinetic: eV, whole system.
-        temperature: K, by the degrees of freedom that can hold heat: 3 N - 3 where the momentum of the whole is kept.
+        temperature: K, of what can hold heat: where the momentum of the whole is kept, its kinetic energy does not
+            count, and there are 3 N - 3 degrees of freedom.
         conserved: eV; what the equations of motion conserve: the total energy, and what it exchanged with the bath and
             the cell; empty for the langevin bath and for a bath whose temperature changes.
         pressure: GPa, kinetic part included; empty if it was not asked for.
@@ -87,12 +89,13 @@ class Recorder:
     def record(self, dynamics: MolecularDynamics) -> str:
         """Take down the state of a run; a line on it."""
         atoms, step, settings = dynamics.atoms, dynamics.get_number_of_steps(), self.settings
-        kinetic = float(atoms.get_kinetic_energy())
+        momenta = thermal_momenta(atoms, keeps_momentum=settings.keeps_momentum)
+        heat = float((momenta**2 / atoms.get_masses()[:, None]).sum())  # eV, twice the kinetic energy
         values: dict[str, float | None] = {
             "time_fs": step * settings.timestep,
             "potential": float(atoms.get_potential_energy()),
-            "kinetic": kinetic,
-            "temperature": 2.0 * kinetic / (self.freedom * units.kB) if self.freedom else 0.0,
+            "kinetic": float(atoms.get_kinetic_energy()),
+            "temperature": heat / (self.freedom * units.kB) if self.freedom else 0.0,
             "conserved": conserved_energy(dynamics) if settings.temperature_end is None else None,
             "pressure": _pressure(atoms) if settings.record_stress or settings.ensemble == "npt" else None,
             "volume": float(atoms.get_volume()) if atoms.pbc.all() else None,
@@ -163,12 +166,13 @@ class _Table:
             raise OutputError(f"{path}: another run writes it; wait for that, or choose another --out") from error
 
     def write(self, values: list[float | None]) -> None:
-        if not self.begun:
-            self.file.truncate(0)
-            csv.writer(self.file).writerow(COLUMNS)
-            self.begun = True
-        csv.writer(self.file).writerow(["" if value is None else repr(value) for value in values])
-        self.file.flush()
+        with blaming(self.path):
+            if not self.begun:
+                self.file.truncate(0)
+                csv.writer(self.file).writerow(COLUMNS)
+                self.begun = True
+            csv.writer(self.file).writerow(["" if value is None else repr(value) for value in values])
+            self.file.flush()
 
     def mark(self) -> Mark:
         return {"bytes": sync(self.path)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -18,7 +19,7 @@ from lrpot.md.frames import open_frames
 from lrpot.md.integrators import make_dynamics, numbers_of, prepare, set_numbers, set_temperature
 from lrpot.md.record import MDRun, Recorder
 from lrpot.md.settings import Settings
-from lrpot.md.state import State, check_same, read_state, write_state
+from lrpot.md.state import State, check_atoms, check_same, identity_of, read_state, write_state
 from lrpot.md.watch import SimulationError, Watch, fault, uncertainties_of
 
 
@@ -57,8 +58,9 @@ def run_md(
         stop: asked after every step; the run ends there once it says so.
         settings: of `Settings`: ensemble, temperature, steps, timestep, ...
     Raises:
-        ConfigError: a setting out of range or that does not fit the atoms, a limit for uncertainties that are not told,
-            or other settings than those of the run that is to go on.
+        ConfigError: a setting out of range, that does not fit the atoms or does nothing in this ensemble, an `about`
+            that is no JSON, a limit for uncertainties that are not told, or other settings than those of the run that
+            is to go on.
         SimulationError: an uncertainty above its limit, forces or velocities that are not finite, atoms that collide,
             or a temperature, of all or of one atom, of 100 times the target (looked for at every step); the frames
             before it are kept.
@@ -97,7 +99,8 @@ class _Run:
         self.settings = settings
         self.frames = open_frames(trajectory)
         self.state = state
-        self.made_with = {**asdict(settings), **(about or {})}
+        self.identity = identity_of(atoms)
+        self.made_with = {**asdict(settings), **_as_json(about or {})}
         self.rng = np.random.default_rng(settings.seed)
         self.recorder = Recorder(atoms, settings, table)
 
@@ -153,11 +156,14 @@ class _Run:
         return self.recorder.run
 
     def close(self) -> None:
-        self.frames.close()
-        self.recorder.close()
+        try:
+            self.frames.close()
+        finally:  # a full disk is told once more by whatever was not yet written
+            self.recorder.close()
 
     def _check(self) -> None:
-        if wrong := fault(self.atoms, self.settings.target(self.step)):
+        target, keeps_momentum = self.settings.target(self.step), self.settings.keeps_momentum
+        if wrong := fault(self.atoms, target, keeps_momentum=keeps_momentum):
             raise self._failure(self.step, wrong)
         if self.watch is not None and self.watch.exceeded(self.atoms, self.step):
             self.recorder.run.uncertain_steps.append(self.step)
@@ -191,6 +197,7 @@ class _Run:
             marks["uncertain"] = self.watch.frames.mark()
         about = {
             "made_with": self.made_with,
+            "atoms": self.identity,
             "random": self.rng.bit_generator.state,
             "uncertain_steps": self.recorder.run.uncertain_steps,
             "marks": marks,
@@ -204,6 +211,7 @@ class _Run:
             raise ConfigError("resume needs the file of a state; name it")
         saved = read_state(self.state)
         check_same(self.state, saved.about["made_with"], self.made_with)
+        check_atoms(self.state, saved, self.atoms)
         return saved
 
     def _take_up(self, about: Mapping[str, Any]) -> None:
@@ -218,5 +226,18 @@ class _Run:
         self.recorder.rewind(about["marks"]["table"])
         if mark := about["marks"]["trajectory"]:  # else no frames were kept so far
             self.frames.rewind(mark, self.atoms)
-        if self.watch is not None and "uncertain" in about["marks"]:
-            self.watch.frames.rewind(about["marks"]["uncertain"], self.atoms)
+        mark = about["marks"].get("uncertain")
+        if self.watch is not None and mark:
+            self.watch.frames.rewind(mark, self.atoms)
+
+
+def _as_json(about: Mapping[str, Any]) -> dict[str, Any]:
+    """As it comes back from a state.
+
+    Raises:
+        ConfigError: no JSON.
+    """
+    try:
+        return dict(json.loads(json.dumps(about)))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"about = {about}: no JSON ({error}); give texts, numbers and lists of such") from error

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from lrpot.errors import ConfigError
 
@@ -11,6 +12,17 @@ CHOICES = {
     "ensemble": ("nve", "nvt", "npt"),
     "thermostat": ("langevin", "bussi", "nose-hoover"),
     "barostat": ("isotropic", "full"),
+}
+
+# Settings that not all runs have a use for, which baths (`Settings.bath`) have, and what these are called.
+USED_BY = {
+    "thermostat": (CHOICES["thermostat"], "nvt"),
+    "temperature_end": ((*CHOICES["thermostat"], "npt"), "nvt or npt"),
+    "friction": (("langevin",), "nvt with langevin"),
+    "tdamp": (("bussi", "nose-hoover", "npt"), "npt, or nvt with bussi or nose-hoover"),
+    "barostat": (("npt",), "npt"),
+    "pressure": (("npt",), "npt"),
+    "pdamp": (("npt",), "npt"),
 }
 
 POSITIVE = ("steps", "timestep", "friction", "tdamp", "pdamp", "interval", "save_every")
@@ -55,10 +67,17 @@ class Settings:
     record_stress: bool = False
     save_every: int = 1000
 
+    def __post_init__(self) -> None:
+        # a state is JSON, which has no numbers of NumPy
+        for setting in fields(self):
+            if (value := getattr(self, setting.name)) is not setting.default:
+                object.__setattr__(self, setting.name, _plain(setting.name, value, setting.default))
+
     def check(self) -> None:
         """
         Raises:
-            ConfigError: an unknown choice, or a number out of range; named, with what is allowed.
+            ConfigError: an unknown choice, a number out of range, or a setting that would do nothing; named, with what
+                is allowed.
         """
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
@@ -72,8 +91,12 @@ class Settings:
                 raise ConfigError(f"{name} = {value:g} K: must be finite and not negative")
         if not math.isfinite(self.pressure):
             raise ConfigError(f"pressure = {self.pressure:g} GPa: must be finite")
-        if self.ensemble == "nve" and self.temperature_end is not None:
-            raise ConfigError("temperature_end needs a bath, and nve has none; choose ensemble nvt or npt")
+        for name in self.unused:
+            if (value := getattr(self, name)) != getattr(Settings, name):  # the class holds the defaults
+                this = f"nvt with {self.bath}" if self.ensemble == "nvt" else self.ensemble
+                raise ConfigError(
+                    f"{name} = {value} does nothing in {this}; leave it out, or choose {USED_BY[name][1]}"
+                )
         if self.keeps_momentum and self.ensemble != "nve" and 0.0 in (self.temperature, self.temperature_end):
             raise ConfigError(
                 f"temperature = 0 K: {self.bath} cannot cool to rest; choose the langevin bath, or a small temperature"
@@ -85,6 +108,11 @@ class Settings:
         return self.thermostat if self.ensemble == "nvt" else self.ensemble
 
     @property
+    def unused(self) -> list[str]:
+        """Settings that do nothing in this run."""
+        return [name for name, (baths, _) in USED_BY.items() if self.bath not in baths]
+
+    @property
     def keeps_momentum(self) -> bool:
         """Whether the momentum of the whole stays what it is."""
         return self.bath != "langevin"
@@ -94,3 +122,20 @@ class Settings:
         if self.temperature_end is None:
             return self.temperature
         return self.temperature + (self.temperature_end - self.temperature) * min(step / self.steps, 1.0)
+
+
+def _plain(name: str, value: Any, default: Any) -> Any:
+    """The value of a setting in Python's own type, that of its default; None stands for a float.
+
+    Raises:
+        ConfigError: it is no such thing.
+    """
+    kind = float if default is None else type(default)
+    try:
+        plain = kind(value)
+        if kind is int and plain != value:
+            raise ValueError
+    except (TypeError, ValueError, OverflowError) as error:
+        what = "a whole number" if kind is int else "a number"
+        raise ConfigError(f"{name} = {value!r}: must be {what}") from error
+    return plain

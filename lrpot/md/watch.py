@@ -10,6 +10,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from lrpot.errors import ConfigError, LrpotError
 from lrpot.md.frames import open_frames
+from lrpot.md.integrators import thermal_momenta
 
 # What a run does at a step that is too uncertain.
 ON_UNCERTAIN = ("stop", "flag")
@@ -23,11 +24,12 @@ class SimulationError(LrpotError):
     """A simulation that left the range of sense; what was recorded before is kept."""
 
 
-def fault(atoms: Atoms, target: float) -> str | None:
+def fault(atoms: Atoms, target: float, *, keeps_momentum: bool) -> str | None:
     """What is wrong with the state of a run, and with which atom; None if nothing is.
 
     Args:
         target: K. An atom of a Maxwell-Boltzmann distribution has 100 times its mean energy once in 10^65 looks.
+        keeps_momentum: what the whole does is then no heat.
     """
     forces, momenta = atoms.get_forces(), atoms.get_momenta()
     broken = ~(np.isfinite(forces).all(axis=1) & np.isfinite(momenta).all(axis=1))
@@ -38,6 +40,7 @@ def fault(atoms: Atoms, target: float) -> str | None:
         return f"the potential energy is {energy:g} eV"
     if not np.isfinite(atoms.cell.array).all():
         return "the cell is not finite"
+    momenta = thermal_momenta(atoms, keeps_momentum=keeps_momentum)
     each = (momenta**2).sum(axis=1) / atoms.get_masses() / (3.0 * units.kB)  # K
     atom = int(each.argmax())
     named = f"atom {atom} ({atoms.symbols[atom]})"

@@ -34,6 +34,7 @@ from lrpot.properties.prdnet import PRDNet
 from lrpot.properties.regnet import ReGNet
 from lrpot.properties.statistics import Statistics
 from lrpot.properties.targets import Target, targets_from
+from lrpot.properties.trees import TreesHead
 from lrpot.properties.yu import ReciprocalDescriptor, ReciprocalPotential, Yu
 
 # Encoders whose settings are their arguments.
@@ -106,7 +107,12 @@ def build_diffraction(config: DiffractionConfig, encoder: nn.Module) -> Diffract
 def build_head(config: HeadConfig, encoder: nn.Module, targets: Iterable[Target]) -> nn.Module:
     """The head of a section of settings, for what an encoder, or the diffraction beside it, gives."""
     widths = _widths(encoder)
+    targets = list(targets)
     extensive = [target.extensive for target in targets]
+    if config.kind == "trees":
+        classes = [target.classification for target in targets]
+        own = config.model_dump(include={"trees", "max_features", "min_leaf"})
+        return TreesHead(widths[0], extensive, classes, **own)
     if config.kind != "experts":
         return SharedHead(*widths, extensive)
     published = config.variant == "published"

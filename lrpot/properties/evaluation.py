@@ -74,7 +74,7 @@ def evaluate_properties(
         model: in evaluation mode. structures: with the edges that it wants; `targets`, (1, T), where they are known.
         progress: called with the number of crystals done.
     """
-    device = next(model.parameters()).device
+    device = model.members[0].centre.device
     found: dict[str, list[np.ndarray]] = {
         name: [] for name in ("reference", "predicted", "uncertainty", "gates", "encoder_gates", "atoms")
     }

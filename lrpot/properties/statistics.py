@@ -37,7 +37,7 @@ _FARTHEST = 5.0
 
 
 class Statistics(nn.Module):
-    """Means, standard deviations and extremes over atoms -> a network.
+    """Means, standard deviations and extremes over atoms -> a network, or as they are.
 
     Attributes:
         n_inputs: how many statistics there are.
@@ -50,11 +50,11 @@ class Statistics(nn.Module):
     def __init__(self, features: int = 256, layers: int = 2, dropout: float = 0.1) -> None:
         """
         Args:
-            features: width of the network. layers: how many. dropout: share of its inputs and features left out in
-                training.
+            features: width of the network. layers: how many; with 0 the features are the statistics themselves, less
+                their mean and over their spread.
+            dropout: share of inputs and features left out in training.
         """
         super().__init__()
-        self.features, self.atom_features = features, 0
         self.shells, self.cutoff, self.wave_cutoff = None, max(RADII), None
         quantities = element_quantities()
         self.register_buffer("quantities", quantities, persistent=False)
@@ -62,6 +62,7 @@ class Statistics(nn.Module):
         self.register_buffer("centre", torch.zeros(self.n_inputs))
         self.register_buffer("spread", torch.ones(self.n_inputs))
         widths = [self.n_inputs, *[features] * layers]
+        self.features, self.atom_features = widths[-1], 0
         self.network = nn.Sequential(
             nn.Dropout(dropout),
             *(

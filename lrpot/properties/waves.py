@@ -86,7 +86,7 @@ def check_waves(structure: Data, k_cutoff: float) -> None:
     """
     if not bool(structure.pbc.all()):
         raise StructureError(NOT_PERIODIC)
-    check_number(float(volume(structure)[0]), k_cutoff, MAX_KVECTORS)
+    check_number(float(volume(structure)[0]), k_cutoff, MAX_KVECTORS, structure.cell[0].norm(dim=1).tolist())
 
 
 def envelope(k: Tensor, k_cutoff: float) -> Tensor:

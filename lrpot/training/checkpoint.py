@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,10 @@ def usable_checkpoint(folder: Path, report: Callable[[str], None]) -> Path | Non
         if not path.exists():
             continue
         try:
+            # torch.load does not look at the checksums of the archive
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():
+                    raise zipfile.BadZipFile(damaged)
             torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # a truncated archive fails in many ways
             report(f"{path}: cannot be read ({type(error).__name__}); going back to the one before")

@@ -85,7 +85,8 @@ def read_data(config: FitConfig, console: Console, *, stored: Path | None = None
         stored: split.json of a run that is resumed; None divides anew.
         known: atomic numbers that need no training rows, those of a model that the fit starts from.
     Raises:
-        DataError, StructureError, UnknownElementError: bad rows, too few, or others than those of the stored split.
+        DataError, StructureError, UnknownElementError: bad rows, too few, the same in two parts, or others than those
+            of the stored split.
     """
     data = config.data
     sources = {part: source for part in PARTS if (source := getattr(data, part))}
@@ -102,6 +103,7 @@ def read_data(config: FitConfig, console: Console, *, stored: Path | None = None
         for part, found in loaded.items()
         for file in found
     ]
+    _check_apart(files)
     for found in loaded.values():
         for line in filter(None, (doubt(file.path, file.sha256) for file in found)):
             console.warn(line)
@@ -212,6 +214,22 @@ def _usable(
             tell_bad_rows(file.path, sorted(bad, key=lambda found: found[0]), file.n_rows, skip)
         kept.append(good)
     return Graphs(files).select(np.flatnonzero(np.concatenate(kept)))
+
+
+def _check_apart(files: Sequence[Mapping[str, Any]]) -> None:
+    """
+    Raises:
+        DataError: a file, or one of the same content, is of two parts.
+    """
+    seen: dict[str, Mapping[str, Any]] = {}
+    for file in files:
+        other = seen.setdefault(file["sha256"], file)
+        if other["part"] != file["part"]:
+            same = "also" if other["file"] == file["file"] else f"the same as {other['file']} in"
+            raise DataError(
+                f"{file['file']}: is of data.{file['part']}, and {same} data.{other['part']}; errors on rows that are "
+                "trained on say nothing: leave it out of one of them"
+            )
 
 
 def _tell_unlabelled(file: GraphFile, targets: Sequence[str], console: Console) -> None:

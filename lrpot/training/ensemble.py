@@ -121,10 +121,10 @@ def join_potentials(members: list[Potential], out: Path, config: FitConfig, data
         console.table(f"uncertainties beside errors, {where} structures", *quality_table(uncertainty))
     record = {"stages": entries, "test": test, "calibration": factors}
     record["uncertainty"] = {"structures": where, **quality_record(uncertainty)}
-    write_text(out / "results.json", json.dumps(record, indent=1))
     pictures = [plots.parity(shown, out / "parity.png")]
     if uncertainty:
         pictures.append(plots.calibration(shown, len(model.members), out / "calibration.png"))
+    write_text(out / "results.json", json.dumps(record, indent=1))
     for file in (path, *pictures):
         console.line(f"wrote {file}")
     return model, path, entries, test

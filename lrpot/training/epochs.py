@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import lightning.pytorch as lightning
 import torch
@@ -22,7 +23,21 @@ from lrpot.training.parallel import Processes
 LAST_LR = 0.01
 
 # What a checkpoint keeps of a stage beside the weights and the optimiser.
-STATE = ("best_loss", "best_weights", "stale_epochs", "history", "plateau_factor", "plateau_epochs")
+STATE = ("best_loss", "best_weights", "improved_loss", "stale_epochs", "history", "plateau_factor", "plateau_epochs")
+
+
+class Term(NamedTuple):
+    """What a step says of one label.
+
+    Attributes:
+        loss: what this process adds to its term of the loss, which is a mean.
+        error: what it adds to a mean of errors, if there is one.
+        n: how many numbers of all processes both means are taken over.
+    """
+
+    loss: Tensor
+    error: float | None
+    n: int
 
 
 class EpochModule(lightning.LightningModule):
@@ -48,6 +63,7 @@ class EpochModule(lightning.LightningModule):
         self.config = config
         self.processes = processes
         self.best_loss = math.inf
+        self.improved_loss = math.inf  # of the last epoch that was no stale one
         self.best_weights: dict[str, Tensor] = {}
         self.stale_epochs = 0
         self.history: list[dict[str, float]] = []
@@ -55,9 +71,9 @@ class EpochModule(lightning.LightningModule):
         self.plateau_epochs = 0
         self.optimizer: torch.optim.Optimizer | None = None
         self._full_lr: list[float] = []
-        # over the structures of an epoch: of the training loss, of the validation
+        # over an epoch: the training loss, and the structures; loss, error and numbers by label of the validation
         self._train_sum: tuple[float, int] = (0.0, 0)
-        self._sums: dict[str, tuple[float, int]] = {}
+        self._sums: dict[str, tuple[float, float | None, int]] = {}
         self.averaged = AveragedWeights(model, config.ema)
         self._epoch_began = time.monotonic()
 
@@ -68,17 +84,23 @@ class EpochModule(lightning.LightningModule):
     def before_validation(self) -> None:
         """Find what follows from the weights, before they are validated."""
 
-    def _loss(self, batch: Batch, *, create_graph: bool) -> tuple[Tensor, dict[str, float]]:
-        """What this process adds to the loss of the step, and to mean absolute errors by name.
+    def _terms(self, batch: Batch, *, create_graph: bool) -> dict[str, Term]:
+        """The terms of the loss by label, the same labels in all processes.
 
         Args:
             create_graph: in training; False in validation.
         """
         raise NotImplementedError
 
-    def counts(self, batch: Batch) -> dict[str, int]:
-        """How many numbers a mean absolute error of `_loss` is taken over, by name, where it is not the structures."""
-        return {}
+    def _total(self, losses: Iterable[Tensor]) -> Tensor:
+        """The loss, of its terms."""
+        return torch.stack(list(losses)).sum()
+
+    def _loss(self, batch: Batch, *, create_graph: bool) -> tuple[Tensor, dict[str, float]]:
+        """What this process adds to the loss of the step, and to mean absolute errors by label."""
+        terms = self._terms(batch, create_graph=create_graph)
+        errors = {name: term.error for name, term in terms.items() if term.error is not None}
+        return self._total(term.loss for term in terms.values()), errors
 
     def configure_optimizers(self) -> dict[str, Any]:
         groups = self.groups()
@@ -148,24 +170,29 @@ class EpochModule(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, index: int) -> None:
         with torch.enable_grad():
-            loss, errors = self._loss(batch, create_graph=False)
-        counts = self.counts(batch)
-        for name, value in {"loss": float(loss.detach()), **errors}.items():
-            n = counts.get(name, n_in_step(batch))
-            total, weight = self._sums.get(name, (0.0, 0))
-            self._sums[name] = (total + n * value, weight + n)
+            terms = self._terms(batch, create_graph=False)
+        for name, term in terms.items():
+            loss, error, n = self._sums.get(name, (0.0, 0.0, 0))
+            error = None if error is None or term.error is None else error + term.n * term.error
+            self._sums[name] = (loss + term.n * float(term.loss.detach()), error, n + term.n)
 
     def on_validation_epoch_end(self) -> None:
-        sums = ({"train_loss": self._train_sum} if self._train_sum[1] else {}) | self._sums
-        totals = self.processes.add(torch.tensor([total for total, _ in sums.values()], dtype=torch.float64))
-        weights = [weight for _, weight in sums.values()]
-        record = dict(zip(sums, (totals / torch.tensor(weights)).tolist(), strict=True))
+        trained, n_trained = self._train_sum
+        labels = {name: max(n, 1) for name, (_, _, n) in self._sums.items()}
+        own = [trained / max(n_trained, 1)]
+        own += [total / labels[name] for name, (loss, error, _) in self._sums.items() for total in (loss, error or 0.0)]
+        means = self.processes.add(torch.tensor(own, dtype=torch.float64))
+        losses, errors = means[1::2], dict(zip(labels, means[2::2].tolist(), strict=True))
+        record = {"train_loss": float(means[0])} if n_trained else {}
+        record["loss"] = float(self._total(losses))
+        record |= {name: error for name, error in errors.items() if self._sums[name][1] is not None}
         self._sums, self._train_sum = {}, (0.0, 0)
         if not math.isfinite(record["loss"]):
             raise TrainingError(
                 f"the validation loss is not finite in {self.title}, epoch {len(self.history)}; lower training.lr"
             )
-        if record["loss"] < self.best_loss * (1.0 - self.config.min_improvement) or not self.history:
+        if record["loss"] < self.improved_loss * (1.0 - self.config.min_improvement) or not self.history:
+            self.improved_loss = record["loss"]
             self.stale_epochs = self.plateau_epochs = 0
         else:
             self.stale_epochs += 1
@@ -181,6 +208,10 @@ class EpochModule(lightning.LightningModule):
         lr = self.config.lr if self.optimizer is None else self.optimizer.param_groups[-1]["lr"]
         seconds = round(time.monotonic() - self._epoch_began, 3)
         self.history.append({"epoch": len(self.history), "lr": lr, **record, "seconds": seconds})
+
+    def on_train_start(self) -> None:
+        # of a stage that had come to its end when its last checkpoint was written
+        self.on_train_epoch_end()
 
     def on_train_epoch_end(self) -> None:
         if self.stale_epochs >= self.config.patience:

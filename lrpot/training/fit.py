@@ -23,6 +23,7 @@ from lrpot.files import run_directory, write_text
 from lrpot.model_file import check_device, load, save
 from lrpot.potential import Potential
 from lrpot.properties.build import build_property_model
+from lrpot.properties.trees import scikit_learn_trees
 from lrpot.shipped import find_model
 from lrpot.training.batches import check_sizes
 from lrpot.training.dataset import FitData, read_data
@@ -42,6 +43,11 @@ from lrpot.training.target_names import with_targets
 
 # In the directory of a run: its settings.
 CONFIG = "config.yaml"
+
+# What may change when a run is resumed: how it is computed, which changes last digits at most; and the size of a step,
+# for where memory ran out.
+HOW = ("training.device", "training.devices", "training.nodes", "training.logger", "data.jobs", "data.cache")
+STEP = ("training.batch_size", "training.max_edges", "training.max_atoms", "training.accumulate")
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,7 @@ def _resolve(
 ) -> FitConfig:
     """The settings of a fit: those asked for, with those of the model that it starts from; or those of the run that is
     resumed."""
-    saved = out / CONFIG
+    saved, begun = out / CONFIG, None
     if not resume:
         resolved = make_config(config, settings)
         if resolved.training.finetune.model is not None:
@@ -133,20 +139,24 @@ def _resolve(
         begun = make_config(saved)
         taken_over = None if begun.training.finetune.model is None else begun.model
         resolved = make_config(begun if config is None else config, settings, model=taken_over)
-        if _but_for_processes(resolved) != _but_for_processes(begun):
-            raise ConfigError(
-                f"{out}: the run was started with other settings (see {saved}); resume it without any, or start anew "
-                "in another --out"
-            )
     if resolved.data.train is None:
         raise ConfigError("no training data; name a file: lrpot fit DATA --out DIR")
-    return with_targets(resolved) if resolved.task == "property" else resolved
+    if resolved.task == "property":
+        resolved = with_targets(resolved)
+    if begun is not None and _lasting(resolved) != _lasting(begun):
+        raise ConfigError(
+            f"{out}: the run was started with other settings (see {saved}); resume it without any, or start anew in "
+            "another --out"
+        )
+    return resolved
 
 
-def _but_for_processes(config: FitConfig) -> dict[str, Any]:
-    """Settings without the number of processes, which may change from resume to resume."""
+def _lasting(config: FitConfig) -> dict[str, Any]:
+    """Settings that a resumed run must have, all but `HOW` and `STEP`."""
     settings = config.model_dump()
-    del settings["training"]["devices"], settings["training"]["nodes"]
+    for name in (*HOW, *STEP):
+        section, setting = name.split(".")
+        del settings[section][setting]
     return settings
 
 
@@ -159,6 +169,8 @@ def _fit(
     # data and configuration are checked before the directory is touched
     check_device(processes.device(training.device))
     check_loggers(config)
+    if config.task == "property" and config.properties.head.kind == "trees":
+        scikit_learn_trees()
     if not resume:
         for line in without_effect(config):
             console.warn(line)
@@ -177,7 +189,7 @@ def _fit(
     with run_directory(out, resume=resume, overwrite=overwrite) if processes.first else nullcontext():
         if processes.first:
             if resume:
-                _tell_changed_number(out, config, console)
+                _tell_changes(out, config, console)
             elif begin is not None:
                 save(begin, out / START)  # before the settings, without which there is nothing to resume
             write_text(out / CONFIG, config.to_yaml())
@@ -242,13 +254,25 @@ def _read(out: Path, config: FitConfig, console: Console, begin: Potential | Non
     return data
 
 
-def _tell_changed_number(out: Path, config: FitConfig, console: Console) -> None:
+def _tell_changes(out: Path, config: FitConfig, console: Console) -> None:
+    """Say what a resumed run does otherwise than before."""
     begun, now = make_config(out / CONFIG).training, config.training
     if begun.devices * begun.nodes != now.devices * now.nodes:
         console.warn(
             f"{out}: goes on with another number of processes ({now.devices * now.nodes}, before "
             f"{begun.devices * begun.nodes}); the result is the same up to rounding, not to the last bit"
         )
+    if begun.device != now.device:
+        console.warn(
+            f"{out}: goes on on {now.device}, before on {begun.device}; the result is the same up to rounding, not to "
+            "the last bit"
+        )
+    names = [name.removeprefix("training.") for name in STEP]
+    changed = [
+        f"{n} {getattr(now, n)}, before {getattr(begun, n)}" for n in names if getattr(now, n) != getattr(begun, n)
+    ]
+    if changed:
+        console.warn(f"{out}: goes on with other steps ({'; '.join(changed)}); the result is that of neither alone")
 
 
 def _finished(out: Path, config: FitConfig) -> FitResult:

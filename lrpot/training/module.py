@@ -15,7 +15,7 @@ from lrpot.kspace.neutrality import net_charge
 from lrpot.potential import Potential
 from lrpot.structure import LABELS, Structure, batch_index, collate
 from lrpot.training.baseline import add_offsets, composition
-from lrpot.training.epochs import EpochModule, n_in_step
+from lrpot.training.epochs import EpochModule, Term, n_in_step
 from lrpot.training.layers import freeze_deepest, parameter_groups
 from lrpot.training.loss import penalty
 from lrpot.training.parallel import ALONE, Processes
@@ -101,30 +101,31 @@ class StageModule(EpochModule):
         self.model.short.mixed_precision = False  # what is validated, told and kept is not rounded
         return loss
 
-    def _loss(self, batch: Batch, *, create_graph: bool) -> tuple[Tensor, dict[str, float]]:
-        """What this process adds to the loss of the step, and to mean absolute errors by label, in the units of
-        `lrpot.evaluation`: means are taken over the structures of all processes."""
+    def _terms(self, batch: Batch, *, create_graph: bool) -> dict[str, Term]:
+        """Errors are in the units of `lrpot.evaluation`; means are taken over the structures of all processes."""
         counts = self._counts(batch)
         output = self._output(batch, create_graph=create_graph)
         output = output | charge_quantities(batch, output)
-        loss = batch.positions.new_zeros(())
-        errors = dict.fromkeys((label for label, count in counts.items() if count), 0.0)
-        for label, scale in self.scales.items():
-            if label not in output or label not in batch or not counts[label]:
+        zero = batch.positions.new_zeros(())
+        terms = {label: Term(zero, 0.0, count) for label, count in counts.items() if count}
+        for label, term in terms.items():
+            if label not in output or label not in batch:
                 continue
             difference = output[label] - batch[label]
             if label in LABELS:
                 difference = difference + batch[f"known_{label}"]
             # every row has an energy; rows without another label have nan in its place
             difference = difference / _n_atoms(batch) if label == "energy" else difference[batch[label].isfinite()]
-            errors[label] = float(difference.detach().abs().sum()) / counts[label]
+            error = float(difference.detach().abs().sum()) / term.n
             if label == "energy" and create_graph:
                 difference = self._without_offsets(difference, batch)
-            loss = loss + self.weights[label] * penalty(difference / scale, self.config).sum() / counts[label]
-        if self.config.total_charge_weight > 0 and "charges" in output:
-            excess = (_excess_charge(output["charges"], batch) ** 2).sum() / n_in_step(batch)
-            loss = loss + self.config.total_charge_weight * excess
-        return loss, errors
+            loss = self.weights[label] * penalty(difference / self.scales[label], self.config).sum() / term.n
+            terms[label] = Term(loss, error, term.n)
+        if self.config.total_charge_weight > 0:
+            excess = (_excess_charge(output["charges"], batch) ** 2).sum() if "charges" in output else zero
+            n = n_in_step(batch)
+            terms["total_charge"] = Term(self.config.total_charge_weight * excess / n, None, n)
+        return terms
 
     def _counts(self, batch: Batch) -> dict[str, int]:
         """How many numbers are compared by label in the step that all processes share."""

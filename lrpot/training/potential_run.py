@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from lrpot.build import build_potential
 from lrpot.charges.start import starting_charges
 from lrpot.config import TrainingConfig
+from lrpot.coverage import Coverage, coverage_of
 from lrpot.evaluation import Evaluation, evaluate_structures
 from lrpot.files import write_text
 from lrpot.kspace import CoulombComplement
@@ -50,6 +52,10 @@ class PotentialRun(Run[Potential]):
     @property
     def titles(self) -> list[str]:
         return [stage.title for stage in self.stages]
+
+    @cached_property
+    def coverage(self) -> Coverage:
+        return coverage_of(self.data.train, self.config.model.backbone.cutoff)
 
     def first_model(self) -> Potential:
         return self._fresh_model() if self.start is None else self._taken_over(self.start)
@@ -149,13 +155,14 @@ class PotentialRun(Run[Potential]):
         if self.data.test:
             self.test = shown.errors()
             self.console.line("test " + errors_text(self.test))
-        write_text(self.out / "results.json", json.dumps({"stages": self.summary, "test": self.test}, indent=1))
         pictures = [
             plots.parity(shown, self.out / "parity.png"),
             plots.learning_curves(self.done[1:], self.out / "learning_curves.png"),
         ]
         if model.long is not None:
             pictures.append(plots.kernel(model, self.out / "kernel.png"))
+        # last: who finds it finds all the rest
+        write_text(self.out / "results.json", json.dumps({"stages": self.summary, "test": self.test}, indent=1))
         for file in (path, *pictures):
             self.console.line(f"wrote {file}")
         self.console.line(f"a page with all of it, and the worst structures: lrpot report {self.out}")

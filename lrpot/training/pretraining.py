@@ -14,7 +14,7 @@ from lrpot.config import TrainingConfig
 from lrpot.errors import ConfigError
 from lrpot.properties.model import PropertyModel
 from lrpot.structure import MAX_ATOMIC_NUMBER
-from lrpot.training.epochs import EpochModule
+from lrpot.training.epochs import EpochModule, Term
 from lrpot.training.parallel import ALONE
 from lrpot.training.property_module import decayed_apart
 
@@ -64,13 +64,8 @@ class MaskedAtoms(EpochModule):
     def groups(self) -> list[dict[str, Any]]:
         return decayed_apart(nn.ModuleList([self.model.encoder, self.guess]), self.config.lr)
 
-    def counts(self, batch: Batch) -> dict[str, int]:
-        chosen, _ = self._chosen(batch, self._generator(training=False))
-        n = max(int(chosen.sum()), 1)
-        return {"loss": n, "wrong_elements": n}
-
-    def _loss(self, batch: Batch, *, create_graph: bool) -> tuple[Tensor, dict[str, float]]:
-        """Loss, and the share of elements that is told wrong."""
+    def _terms(self, batch: Batch, *, create_graph: bool) -> dict[str, Term]:
+        """The error is the share of elements that is told wrong."""
         chosen, shown = self._chosen(batch, self._generator(training=create_graph))
         seen = copy.copy(batch)  # shallow: the batch keeps its elements
         seen.numbers = shown
@@ -78,9 +73,10 @@ class MaskedAtoms(EpochModule):
             logits = self.guess(self.model.encoder(seen).atom[chosen])
         wanted = self.classes[batch.numbers[chosen]]
         if not len(wanted):
-            return logits.sum(), {"wrong_elements": 0.0}
+            return {"wrong_elements": Term(logits.sum(), 0.0, 0)}
         wrong = logits.detach().argmax(dim=1) != wanted
-        return nn.functional.cross_entropy(logits, wanted), {"wrong_elements": float(wrong.double().mean())}
+        loss = nn.functional.cross_entropy(logits, wanted)
+        return {"wrong_elements": Term(loss, float(wrong.double().mean()), len(wanted))}
 
     def _chosen(self, batch: Batch, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """(N,) which atoms are to be told, and (N,) atomic numbers that are shown."""

@@ -42,11 +42,12 @@ def join_properties(
     if found.experts:
         console.line(gates_text(found))
     record = {"stages": entries, "test": test, "calibration": model.factors, "gates": found.gate_usage()}
-    write_text(out / "results.json", json.dumps(record, indent=1))
     table = save_predictions(found, shown.rows.tolist(), shown.names.tolist(), out / f"{where}.csv")
     from lrpot.properties.pictures import draw  # matplotlib takes a second
 
-    for file in (path, table, *draw(found, out)):
+    pictures = draw(found, out)
+    write_text(out / "results.json", json.dumps(record, indent=1))
+    for file in (path, table, *pictures):
         console.line(f"wrote {file}")
     return model, path, entries, test
 

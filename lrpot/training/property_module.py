@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch_geometric.data import Batch
 
 from lrpot.config import TrainingConfig
 from lrpot.properties.model import PropertyModel
-from lrpot.training.epochs import EpochModule
+from lrpot.training.epochs import EpochModule, Term
 from lrpot.training.loss import penalty
 from lrpot.training.parallel import ALONE
 
@@ -30,29 +31,30 @@ class PropertyModule(EpochModule):
     def groups(self) -> list[dict[str, Any]]:
         return decayed_apart(self.model, self.config.lr)
 
-    def counts(self, batch: Batch) -> dict[str, int]:
-        known = batch.targets.isfinite().sum(dim=0).tolist()
-        return {target.name: n for target, n in zip(self.model.targets, known, strict=True)}
-
-    def _loss(self, batch: Batch, *, create_graph: bool) -> tuple[Tensor, dict[str, float]]:
-        """Loss, and mean absolute errors by target in the units of the data; of classes, the share that is wrong."""
+    def _terms(self, batch: Batch, *, create_graph: bool) -> dict[str, Term]:
+        """By target; errors in the units of the data, of classes the share that is wrong."""
         with torch.set_grad_enabled(create_graph):
             found = self.model(batch)
         wanted = self.model.learned(batch.targets, batch)
-        losses, errors = [], {}
+        terms = {}
         for place, target in enumerate(self.model.targets):
             known = batch.targets[:, place].isfinite()
-            if not bool(known.any()):
+            n = int(known.sum())
+            if not n:
                 continue
             values, own = found.values[known, place], wanted[known, place].to(found.values.dtype)
             if target.classification:
-                losses.append(nn.functional.binary_cross_entropy_with_logits(values, own))
-                errors[target.name] = float(((values.detach() > 0) != (own > 0)).double().mean())
+                loss = nn.functional.binary_cross_entropy_with_logits(values, own)
+                error = float(((values.detach() > 0) != (own > 0)).double().mean())
             else:
-                losses.append(penalty(values - own, self.config).mean())
-                errors[target.name] = self._error(found.values.detach(), batch, place, known)
-        loss = torch.stack(losses).mean()
-        return (loss + found.balance if create_graph else loss), errors
+                loss = penalty(values - own, self.config).mean()
+                error = self._error(found.values.detach(), batch, place, known)
+            # the mean over the targets has it once
+            terms[target.name] = Term(loss + found.balance if create_graph else loss, error, n)
+        return terms
+
+    def _total(self, losses: Iterable[Tensor]) -> Tensor:
+        return torch.stack(list(losses)).mean()
 
     def _error(self, values: Tensor, batch: Batch, place: int, known: Tensor) -> float:
         said = self.model.in_units(values, batch)[known, place]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lrpot.config import TrainingConfig
 from lrpot.data.sources import named
-from lrpot.errors import DataError
+from lrpot.errors import DataError, Interrupted
 from lrpot.files import write_text
 from lrpot.model_file import save
 from lrpot.properties.build import build_property_model
@@ -19,6 +19,8 @@ from lrpot.properties.evaluation import errors_text, evaluate_properties, gates_
 from lrpot.properties.model import PropertyModel
 from lrpot.properties.tables import errors_table, save_predictions
 from lrpot.properties.targets import Target, targets_from
+from lrpot.properties.trees import TreesHead
+from lrpot.training.batches import valid_loader
 from lrpot.training.dataset import FitData
 from lrpot.training.epochs import EpochModule
 from lrpot.training.pretraining import MaskedAtoms
@@ -86,6 +88,22 @@ class PropertyRun(Run[PropertyModel]):
             return MaskedAtoms(model, training, self.data.train.elements)
         return PropertyModule(model, training)
 
+    def train(self, model: PropertyModel, number: int, name: str) -> list[dict[str, float]]:
+        """As of any run; trees are grown at once, without epochs."""
+        if not isinstance(model.head, TreesHead):
+            return super().train(model, number, name)
+        self._prepare(model.encoder)
+        features, wanted = [], []
+        with torch.no_grad():
+            for batch in valid_loader(self.data.train, self.stage_training(number)):
+                batch = batch.to(self.device)
+                features.append(model.encoder(batch).graph)
+                wanted.append(model.learned(batch.targets, batch))
+        model.head.grow(torch.cat(features), torch.cat(wanted), self.config.training.seed)
+        if self.interrupted():  # nothing is kept of trees, which grow again in as little time
+            raise Interrupted(f"stopped by Ctrl-C; go on with: lrpot fit --resume --out {self.out}")
+        return []
+
     def _prepare(self, encoder: Any) -> None:
         """Attach to the structures, once, what the encoder needs of them that does not change."""
         parts = (self.data.train, self.data.valid)
@@ -121,11 +139,12 @@ class PropertyRun(Run[PropertyModel]):
         if found.experts:
             self.console.line(gates_text(found))
         results = {"stages": self.summary, "test": self.test, "gates": found.gate_usage()}
-        write_text(self.out / "results.json", json.dumps(results, indent=1))
         table = save_predictions(found, shown.rows.tolist(), shown.names.tolist(), self.out / f"{where}.csv")
         from lrpot.properties.pictures import draw  # matplotlib takes a second
 
         pictures = draw(found, self.out, history=self.done[-1]["history"])
+        # last: who finds it finds all the rest
+        write_text(self.out / "results.json", json.dumps(results, indent=1))
         for file in (path, table, *pictures):
             self.console.line(f"wrote {file}")
 

@@ -24,7 +24,7 @@ from lrpot.files import write_text
 # In the directory of the run.
 RECORD = "record.json"
 
-PACKAGES = ("torch", "numpy", "ase", "lightning", "torch_geometric", "e3nn", "numba")
+PACKAGES = ("torch", "numpy", "ase", "lightning", "torch_geometric", "e3nn", "numba", "scikit-learn")
 
 RUNNING = "running"
 

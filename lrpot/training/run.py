@@ -15,6 +15,7 @@ import torch
 
 from lrpot.config import FitConfig, TrainingConfig
 from lrpot.console import Console
+from lrpot.coverage import Coverage
 from lrpot.errors import Interrupted
 from lrpot.files import write_text
 from lrpot.interrupts import finish_step_on_ctrl_c
@@ -134,12 +135,13 @@ class Run(Generic[AnyModel]):
         titles = self.titles
         if len(self.done) <= len(titles):
             n = sum(p.numel() for p in model.parameters())
+            size = f"; {n} parameters" if n else ""
             sizes = f"{len(self.data.train)} training, {len(self.data.valid)} validation, {len(self.data.test)} test"
             schedule = (
                 f"; schedule {self.config.schedule}" if self.config.task == "potential" and len(titles) > 1 else ""
             )
             together = f"; {self.processes.size} processes" if self.processes.size > 1 else ""
-            console.line(f"{sizes} structures; {n} parameters{schedule}{together}")
+            console.line(f"{sizes} structures{size}{schedule}{together}")
         loggers = open_loggers(self.config, self.out) if self.processes.first else nullcontext(self.log)
         try:
             with finish_step_on_ctrl_c(console.warn) as self.interrupted, loggers as self.log:
@@ -165,6 +167,11 @@ class Run(Generic[AnyModel]):
         """What is known of the start and of each stage, without the course of the epochs."""
         return [{k: v for k, v in entry.items() if k != "history"} for entry in self.done]
 
+    @property
+    def coverage(self) -> Coverage | None:
+        """Extremes of the training set, for models that tell what lies beyond."""
+        return None
+
     def info(self) -> ModelInfo:
         """For the model file."""
         return ModelInfo(
@@ -173,6 +180,7 @@ class Run(Generic[AnyModel]):
             stages=self.summary,
             data={k: v for k, v in self.data.record.items() if k != "split"},
             record=self.record,
+            coverage=self.coverage,
         )
 
     def keep(self, model: AnyModel, entry: dict[str, Any]) -> None:
@@ -203,9 +211,33 @@ class Run(Generic[AnyModel]):
         return model
 
     def _stage(self, model: AnyModel, number: int, name: str) -> None:
-        training, console = self.stage_training(number), self.console
         started = time.monotonic()
-        module = self.module(model, number)
+        history = self.train(model, number, name)
+        model.to(self.device).eval()
+        seconds = time.monotonic() - started
+        entry: dict[str, Any] = {"stage": number, "title": name}
+        if history:
+            entry["epochs"] = len(history) - 1
+        entry["seconds"] = round(seconds, 1)
+        self.keep(model, entry | self.results(model) | {"history": history})
+        done = name if len(self.titles) == 1 else f"stage {number}/{len(self.titles)} ({name})"
+        self.console.line(
+            f"{done}: {f'{len(history) - 1} epochs in ' if history else ''}{seconds:.0f} s; "
+            f"validation {self.errors_text(self.done[-1]['validation'])}"
+        )
+        for warning in self.warnings():
+            self.console.warn(warning)
+
+    def train(self, model: AnyModel, number: int, name: str) -> list[dict[str, float]]:
+        """Do a stage, counted from 1, with the model: epochs of steps.
+
+        Args:
+            name: of the stage.
+        Returns:
+            the records of its epochs, from the validation before the first on.
+        """
+        training, console = self.stage_training(number), self.console
+        module = self.module(model, number).to(self.device)  # which it does not know otherwise, wherever its model is
         valid = valid_loader(self.data.valid, training, self.processes)
         train = train_loader(self.data.train, training, training.seed * 10 + number, self.processes)
         folder = self.out / CHECKPOINTS / str(number)
@@ -235,17 +267,7 @@ class Run(Generic[AnyModel]):
             module.train()  # a model that comes from a file is in evaluation mode
             trainer.fit(module, train, valid, ckpt_path=checkpoint and folder / checkpoint, weights_only=True)
         model.load_state_dict(module.best_weights)
-        model.to(self.device).eval()
-        seconds = time.monotonic() - started
-        entry = {"stage": number, "title": name, "epochs": len(module.history) - 1, "seconds": round(seconds, 1)}
-        self.keep(model, entry | self.results(model) | {"history": module.history})
-        done = name if len(self.titles) == 1 else f"stage {number}/{len(self.titles)} ({name})"
-        console.line(
-            f"{done}: {entry['epochs']} epochs in {seconds:.0f} s; "
-            f"validation {self.errors_text(self.done[-1]['validation'])}"
-        )
-        for warning in self.warnings():
-            console.warn(warning)
+        return module.history
 
     def _log(self, number: int, history: list[dict[str, float]]) -> None:
         """Tell the loggers of the last epoch of a stage."""

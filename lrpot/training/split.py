@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -20,7 +20,7 @@ from lrpot.errors import ConfigError, DataError
 PARTS = ("train", "valid", "test")
 
 # What a file of row numbers holds; a split that a run has stored names its files too.
-_ROWS = TypeAdapter(dict[str, list[int]])
+_ROWS = TypeAdapter(dict[str, list[Annotated[int, Field(ge=-(2**63), lt=2**63)]]])
 _FILES = TypeAdapter(list[dict[str, str | int]])
 
 # (n,) places of structures, ascending, by part.

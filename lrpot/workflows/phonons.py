@@ -159,7 +159,8 @@ def phonons(
     """Force constants by finite displacements, with the acoustic sum rule and all symmetries imposed.
 
     Args:
-        atoms: with a calculator, at rest; not changed.
+        atoms: with a calculator, at rest; not changed. phonopy knows right-handed cells only: of a left-handed cell it
+            gets the same crystal with all three vectors reversed.
         supercell: how often the cell is repeated along its vectors; None for the fewest that make it `MIN_WIDTH` wide.
         distance: A, of each displacement.
         progress: called with the displacements done and a line.
@@ -173,11 +174,14 @@ def phonons(
             f"{atoms.get_chemical_formula()} is not periodic in all three directions, so it has no bands; set pbc"
         )
     repeats = fewest_repeats(atoms, MIN_WIDTH) if supercell is None else list(supercell)
+    right_handed = atoms.copy()
+    # exchanging two vectors would do too, but then neither repeats nor directions would be those of the caller
+    right_handed.set_cell(atoms.cell.array * atoms.cell.handedness)
     unitcell = PhonopyAtoms(
-        symbols=atoms.get_chemical_symbols(),
-        cell=atoms.cell.array,
-        scaled_positions=atoms.get_scaled_positions(),
-        masses=atoms.get_masses(),
+        symbols=right_handed.get_chemical_symbols(),
+        cell=right_handed.cell.array,
+        scaled_positions=right_handed.get_scaled_positions(),
+        masses=right_handed.get_masses(),
     )
     # "auto" would do the same, and warn of it
     primitive = guess_primitive_matrix(unitcell, symprec=SYMMETRY_PRECISION)

@@ -9,13 +9,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch_geometric.data import Batch
 
 from lrpot import fit, load
 from lrpot.errors import ConfigError, OutputError, TrainingError
+from lrpot.potential import Potential
 from lrpot.training import checkpoint, module, potential_run
 from tests.reliability.interruption import assert_same, fit_until, kill_when
 from tests.unit.training_data import SMALL, metrics, write_ionic_rows
@@ -82,6 +85,34 @@ def test_resume_with_every_setting_that_has_a_state(
     fit_until(monkeypatch, 1, data, out=out, settings=settings)
     folders = fit_until(monkeypatch, 3, out=out, resume=True)
     assert [folder.name for folder in folders] == ["1", "1", "2"]  # the first epoch was not done again
+    fit(out=out, resume=True, verbose=False)
+    assert_same(tmp_path / "whole", out)
+
+
+def test_a_stage_that_patience_has_ended_is_not_trained_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stop between its last checkpoint and the file of what it has found."""
+    settings = SETTINGS | {
+        "training.stages": 1,
+        "training.max_epochs": 6,
+        "training.patience": 1,
+        "training.min_improvement": 0.99,
+    }
+    whole = fit(data, out=tmp_path / "whole", settings=settings, verbose=False)
+    assert whole.stages[1]["epochs"] < 6
+    keep = potential_run.PotentialRun.keep
+
+    def stop_after_the_stage(self: potential_run.PotentialRun, model: Potential, entry: dict[str, Any]) -> None:
+        if entry["stage"] == 1:
+            raise TrainingError("stopped by the test")
+        keep(self, model, entry)
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(potential_run.PotentialRun, "keep", stop_after_the_stage)
+        with pytest.raises(TrainingError, match="stopped by the test"):
+            fit(data, out=out, settings=settings, verbose=False)
     fit(out=out, resume=True, verbose=False)
     assert_same(tmp_path / "whole", out)
 
@@ -269,6 +300,20 @@ def test_second_run_into_one_directory_is_refused(data: Path, uninterrupted: Pat
 def test_resume_with_other_settings_is_refused(uninterrupted: Path) -> None:
     with pytest.raises(ConfigError, match="started with other settings"):
         fit(out=uninterrupted, resume=True, settings={"training.lr": 1.0}, verbose=False)
+
+
+def test_resume_with_smaller_steps_where_memory_ran_out(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And with other ways to read and to log."""
+    out = tmp_path / "run"
+    fit_until(monkeypatch, 1, data, out=out, settings=SETTINGS)
+    changed = {"training.batch_size": 2, "data.jobs": 1, "training.logger": []}
+    result = fit(out=out, resume=True, settings=changed)
+    assert [stage["epochs"] for stage in result.stages[1:]] == [3, 3, 3]
+    told = " ".join(capsys.readouterr().err.split())
+    assert "goes on with other steps (batch_size 2, before 4); the result is that of neither alone" in told
+    assert yaml.safe_load((out / "config.yaml").read_text())["training"]["batch_size"] == 2
 
 
 def test_resume_without_a_run_is_refused(tmp_path: Path) -> None:

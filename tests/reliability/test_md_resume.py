@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import ase.io
+import numpy as np
 import pytest
 from ase import Atoms
+from ase.constraints import FixAtoms
 
 from lrpot import LRCalculator
 from lrpot.errors import ConfigError, DataError, OutputError
@@ -109,6 +113,22 @@ def test_every_format_is_cut_back_to_the_state(ending: str, tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("ending", [".traj", ".extxyz", ".h5"])
+def test_a_run_that_finds_no_room_goes_on_when_there_is(ending: str, tmp_path: Path) -> None:
+    """A limit on the size of files stands in for a full disk: the trajectory meets it between two states."""
+    run(tmp_path / "whole", ending, interval=1)
+    dies_at = (tmp_path / "whole" / f"md{ending}").stat().st_size // 2
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (dies_at, before[1]))
+    try:
+        with pytest.raises(OutputError, match=rf"md\{ending}.*: cannot be written \(File too large\); free or choose"):
+            run(tmp_path / "cut", ending, interval=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    run(tmp_path / "cut", ending, interval=1, resume=True)
+    assert content(tmp_path / "cut") == content(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("ending", [".traj", ".extxyz", ".h5"])
 def test_a_finished_run_can_be_made_longer(ending: str, tmp_path: Path) -> None:
     run(tmp_path / "whole", ending)
     run(tmp_path / "more", ending, steps=10)
@@ -177,6 +197,21 @@ def test_other_settings(settings: dict[str, object], kind: type[Exception], mess
     assert content(tmp_path / "a") == before
 
 
+def test_numbers_of_numpy_are_settings_too(tmp_path: Path) -> None:
+    settings = {"temperature": 300.0, "timestep": 1.0, "seed": 3, "record_stress": True}
+    for_numpy = {name: np.array(value)[()] for name, value in {**STEPS, **settings}.items()}
+    whole = run(tmp_path / "whole", **settings)
+    run(tmp_path / "a", **{**for_numpy, "steps": np.int64(11)})
+    assert_same(run(tmp_path / "a", resume=True, **for_numpy), whole)
+    assert content(tmp_path / "a") == content(tmp_path / "whole")
+
+
+def test_about_may_hold_what_comes_back_in_another_form(tmp_path: Path) -> None:
+    about = {"cell": (1, 2)}
+    run(tmp_path / "a", about=about)
+    run(tmp_path / "a", about=about, steps=40, resume=True)
+
+
 def test_a_ramp_has_the_steps_it_was_made_for(tmp_path: Path) -> None:
     run(tmp_path / "a", ensemble="nvt", temperature_end=400.0)
     with pytest.raises(ConfigError, match="that run has steps = 23, not 40"):
@@ -203,12 +238,62 @@ def test_damaged_files(name: str, damage: bytes | None, message: str, tmp_path: 
     assert "\n" not in str(error.value)
 
 
-def test_other_atoms(tmp_path: Path) -> None:
-    run(tmp_path / "a")
-    atoms = rock_salt(1)
-    atoms.calc = LRCalculator(small_model())
-    with pytest.raises(DataError, match="belongs to a run of other atoms; give the same structure and supercell"):
-        run_md(atoms, state=tmp_path / "a" / "md.state", resume=True, **{**STEPS, "steps": 40})
+def held(indices: Sequence[int] = (0, 3)) -> Atoms:
+    """Atoms of everything that a run keeps: some in place, of masses and a charge of their own."""
+    atoms = rock_salt()
+    atoms.set_masses(np.linspace(20.0, 40.0, len(atoms)))
+    atoms.info["charge"] = np.int64(1)
+    atoms.set_constraint(FixAtoms(indices))
+    return atoms
+
+
+def isolated() -> Atoms:
+    atoms = held()
+    atoms.pbc = False
+    return atoms
+
+
+def neutral() -> Atoms:
+    atoms = held()
+    del atoms.info["charge"]
+    return atoms
+
+
+def natural() -> Atoms:
+    atoms = held()
+    atoms.set_masses("defaults")
+    return atoms
+
+
+def free() -> Atoms:
+    atoms = held()
+    atoms.set_constraint()
+    return atoms
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (lambda: rock_salt(1), "other atoms; give the same structure and supercell"),
+        (isolated, "atoms with other pbc; give the same structure, or start anew with --overwrite"),
+        (neutral, "atoms with other total charge;"),
+        (natural, "atoms with other masses;"),
+        (free, "atoms with other constraints;"),
+        (lambda: held((0, 4)), "atoms with other constraints;"),
+        (rock_salt, "atoms with other masses, total charge, constraints;"),
+    ],
+)
+def test_other_atoms(make: Callable[[], Atoms], what: str, tmp_path: Path) -> None:
+    def go(atoms: Atoms, **settings: Any) -> None:
+        atoms.calc = LRCalculator(small_model("none"))
+        run_md(atoms, state=tmp_path / "md.state", trajectory=tmp_path / "md.traj", **{**STEPS, **settings})
+
+    go(held())
+    before = content(tmp_path)
+    with pytest.raises(DataError, match=rf"md\.state: belongs to a run of {what}"):
+        go(make(), resume=True, steps=40)
+    assert content(tmp_path) == before
+    go(held(), resume=True, steps=40)
 
 
 def test_two_runs_never_write_the_same_files(tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from lrpot import fit
+from lrpot.config import make_config
 from lrpot.errors import ConfigError, DataError, Interrupted
 from lrpot.model_file import load_model
-from lrpot.training import cross_validation
+from lrpot.training import cross_validation, property_run
 from lrpot.training.cross_validation import cross_validate
 from tests.helpers_cli import PATIENCE, start_cli
 from tests.reliability.interruption import fit_until, kill_when
@@ -134,6 +135,29 @@ def test_a_cross_validation_goes_on_in_the_fold_where_it_stopped(
     assert (tmp_path / "cv" / "fold-1" / "model.pt").stat().st_mtime_ns == finished
     assert found.whole.predicted.tolist() == whole.whole.predicted.tolist()
     assert (tmp_path / "cv" / "predictions.csv").read_text() == (tmp_path / "whole" / "predictions.csv").read_text()
+
+
+def test_a_fold_without_its_predictions_is_not_finished(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*args: Any, **kwargs: Any) -> Any:
+        raise Interrupted("stopped by the test")
+
+    whole = cross_validate(data, out=tmp_path / "whole", folds=3, settings=CV, verbose=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(property_run, "save_predictions", stop)
+        with pytest.raises(Interrupted, match="stopped in fold-1"):
+            cross_validate(data, out=tmp_path / "cv", folds=3, settings=CV, verbose=False)
+    found = cross_validate(data, out=tmp_path / "cv", folds=3, settings=CV, resume=True, verbose=False)
+    assert found.whole.predicted.tolist() == whole.whole.predicted.tolist()
+
+
+def test_the_call_that_began_a_fit_resumes_it(data: Path, tmp_path: Path) -> None:
+    """Its targets were found in the data."""
+    config = make_config(None, {"task": "property", **SMALL, "training.max_epochs": 2})
+    begun, resumed = (fit(data, out=tmp_path / "run", config=config, resume=r, verbose=False) for r in (False, True))
+    assert [target.name for target in begun.model.targets] == ["gap", "bulk"]
+    assert resumed.test == begun.test
 
 
 def test_a_cross_validation_goes_on_only_with_its_folds_settings_and_data(tmp_path: Path) -> None:

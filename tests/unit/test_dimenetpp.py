@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from scipy.special import legendre_p, spherical_jn
+from scipy.special import eval_legendre, spherical_jn
 from torch import Tensor
 
 from lrpot import LRCalculator
@@ -117,7 +117,7 @@ def plain_features(model: DimeNetPlusPlus, s: Structure) -> Tensor:
     x = (distances / CUTOFF).numpy()
     basis = torch.empty(len(pairs), orders, radial_basis, dtype=torch.float64)
     for order in range(orders):
-        angular = np.sqrt((2 * order + 1) / (4 * np.pi)) * legendre_p(order, cosines.numpy())
+        angular = np.sqrt((2 * order + 1) / (4 * np.pi)) * eval_legendre(order, cosines.numpy())
         for n, zero in enumerate(zeros[order]):
             norm = np.sqrt(0.5 * spherical_jn(order + 1, zero) ** 2)
             radial_part = spherical_jn(order, zero * x) / norm * model.sbf.envelope(torch.from_numpy(x)).numpy()
@@ -171,7 +171,7 @@ def test_reverse_edges_of_an_fcc_cell_by_brute_force() -> None:
     assert not polynomials[reverse[0]].any()
     cosines = (vectors @ vectors.T / 8.0).numpy()
     for order in range(5):
-        expected = np.where(opposite, 0.0, legendre_p(order, cosines))
+        expected = np.where(opposite, 0.0, eval_legendre(order, cosines))
         assert np.abs(polynomials[..., order].numpy() - expected).max() < 1e-14
 
 

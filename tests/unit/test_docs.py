@@ -61,6 +61,24 @@ def test_every_error_class_is_explained() -> None:
     assert explained == error_classes()
 
 
+# --- reliability
+
+
+def test_every_proof_of_reliability_is_a_test() -> None:
+    text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", text)
+    rows = [
+        line for line in text.splitlines() if line.startswith("| ") and not line.startswith(("| threat", "| quant"))
+    ]
+    assert all("::test_" in row.rsplit(" | ", 1)[-1] for row in rows)
+    missing = [
+        f"{file}::{test}"
+        for file, test in named
+        if f"\ndef {test}(" not in (ROOT / "tests" / file).read_text(encoding="utf-8")
+    ]
+    assert missing == []
+
+
 # --- architecture
 
 
@@ -104,10 +122,13 @@ def test_links_inside_the_repository_lead_somewhere(page: Path) -> None:
     assert broken == []
 
 
-def test_the_citation_has_the_version_of_the_package() -> None:
+def test_citation_and_changelog_have_the_version_of_the_package() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == lrpot.__version__
     assert any("2211.16684" in str(reference) for reference in citation["references"])
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    releases = re.findall(r"^## \[(\d.*?)\] - (.+)$", changelog, flags=re.MULTILINE)
+    assert releases[0] == (lrpot.__version__, str(citation["date-released"]))
 
 
 # --- commands

@@ -21,7 +21,7 @@ ROOT = Path(lrpot.__file__).parent
 ORDER = (
     ("_version", "errors", "units", "smooth", "threads", "compiled"),
     ("structure", "analysis", "config", "files", "console", "interrupts", "shipped"),
-    ("kspace", "data", "archive", "plot_style"),
+    ("kspace", "data", "archive", "coverage", "plot_style"),
     ("backbones", "charges"),
     ("potential", "properties", "tensors", "testing"),
     ("build", "evaluation", "born", "ensemble"),

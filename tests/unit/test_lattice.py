@@ -125,6 +125,13 @@ def test_too_many_vectors_are_refused_before_memory_is_taken() -> None:
     assert "lower k_cutoff" in message
 
 
+def test_a_cell_too_skewed_is_refused_before_memory_is_taken() -> None:
+    """Its sphere holds few vectors, the grid that they are looked for in 10^9."""
+    cell = np.array([[5.0, 0.0, 0.0], [15000.0, 5.0, 0.0], [0.0, 15000.0, 5.0]])
+    with pytest.raises(StructureError, match=r"too skewed: lattice vectors of 5, 1.5e\+04, 1.5e\+04 A span 125 A\^3"):
+        lattice_of(cell, 4.0)
+
+
 def test_the_estimate_that_refuses_is_right(random_cell) -> None:
     cell = random_cell(2, 4000.0)
     expected = 4000.0 * 4.0**3 / (12 * math.pi**2)

@@ -152,7 +152,8 @@ def test_the_bath_brings_the_temperature(ensemble: str, expected: float) -> None
     """Started at rest in their springs, atoms of 300 K keep half of it; the bath gives the rest."""
     atoms = bulk("Cu", cubic=True) * (4, 4, 4)
     atoms.calc = Springs(atoms.positions)
-    run = run_md(atoms, ensemble=ensemble, temperature=300.0, steps=400, timestep=4.0, friction=0.02, interval=1)
+    bath = {"friction": 0.02} if ensemble == "nvt" else {}
+    run = run_md(atoms, ensemble=ensemble, temperature=300.0, steps=400, timestep=4.0, interval=1, **bath)
     # 768 degrees of freedom: 5 % standard deviation, less in the mean
     assert np.mean(run.temperature[150:]) == pytest.approx(expected, rel=0.1)
 
@@ -186,12 +187,18 @@ def test_stop_ends_the_run_after_a_whole_step(tmp_path: Path) -> None:
         ({"timestep": float("inf")}, "timestep = inf"),
         ({"friction": float("nan")}, "friction = nan"),
         ({"interval": 0}, "interval = 0"),
+        ({"steps": 10.5}, r"^steps = 10\.5: must be a whole number$"),
+        ({"steps": float("inf")}, "^steps = inf: must be a whole number$"),
+        ({"seed": None}, "^seed = None: must be a whole number$"),
+        ({"temperature": "warm"}, "^temperature = 'warm': must be a number$"),
+        ({"about": {"model": np.int64(3)}}, "^about = .*: no JSON .*; give texts, numbers and lists of such$"),
     ],
 )
 def test_impossible_settings(tmp_path: Path, settings: dict[str, object], message: str) -> None:
     atoms = springs()
+    files = {name: tmp_path / f"md.{name}" for name in ("traj", "csv", "state")}
     with pytest.raises(ConfigError, match=message):
-        run_md(atoms, trajectory=tmp_path / "md.traj", **settings)  # type: ignore[arg-type]
+        run_md(atoms, trajectory=files["traj"], table=files["csv"], state=files["state"], **settings)  # type: ignore[arg-type]
     assert listing(tmp_path) == []
     assert not atoms.has("momenta")
 

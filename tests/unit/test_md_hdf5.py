@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import ase.io
@@ -14,7 +15,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 
 from lrpot.errors import ConfigError
-from lrpot.md import frames, run_md
+from lrpot.md import frames, hdf5, run_md
 from tests.helpers_cli import listing
 
 PER_FORCE = units.kJ / units.mol  # eV/A of one kJ/mol/A
@@ -42,6 +43,34 @@ def test_the_same_frames_as_in_a_traj(tmp_path: Path) -> None:
             np.testing.assert_allclose(everything["velocity/value"][n], atoms.get_velocities() * units.fs, rtol=1e-12)
             np.testing.assert_allclose(everything["force/value"][n] * PER_FORCE, atoms.get_forces(), rtol=1e-12)
             assert file["observables/potential_energy/value"][n] == atoms.get_potential_energy()
+
+
+def test_a_finished_file_is_taken_up_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trajectory may be larger than the memory."""
+
+    def read(source: h5py.Dataset, key: object) -> np.ndarray:
+        found = plain(source, key)
+        sizes.append(found.nbytes)
+        return found
+
+    def run(steps: int, *, resume: bool) -> None:
+        atoms = bulk("Cu", cubic=True)
+        atoms.calc = EMT()
+        files = {"trajectory": tmp_path / "md.h5", "state": tmp_path / "md.state"}
+        run_md(atoms, steps=steps, interval=1, resume=resume, **files)
+
+    sizes: list[int] = []
+    plain = h5py.Dataset.__getitem__
+    monkeypatch.setattr(hdf5, "BLOCK", 1024)  # two frames of four atoms
+    run(20, resume=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(h5py.Dataset, "__getitem__", read)
+        run(22, resume=True)
+    assert 0 < max(sizes) <= 1024
+    with h5py.File(tmp_path / "md.h5") as file:
+        assert file["particles/all/position/step"][:].tolist() == list(range(23))
+        positions = file["particles/all/position/value"][:]
+    assert all(np.abs(after - before).max() > 1e-4 for before, after in pairwise(positions))
 
 
 def test_endings_and_a_missing_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

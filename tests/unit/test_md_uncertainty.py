@@ -117,6 +117,15 @@ def test_a_single_model_has_no_limit() -> None:
         run_md(atoms, steps=1, max_uncertainty=0.3)
 
 
+def test_a_run_without_a_file_for_uncertain_frames_can_go_on_with_one(tmp_path: Path) -> None:
+    settings = {"save_every": 2, "max_uncertainty": 0.3, "on_uncertain": "flag", "state": tmp_path / "md.state"}
+    run_md(doubtful(2), steps=4, **settings)
+    # counted anew, the third call is that of step 6
+    run = run_md(doubtful(2), steps=8, resume=True, uncertain=tmp_path / "doubt.extxyz", **settings)
+    assert run.uncertain_steps == [2, 6]
+    assert [frame.info["step"] for frame in ase.io.read(tmp_path / "doubt.extxyz", ":")] == [6]
+
+
 # --- the command
 
 

@@ -134,6 +134,32 @@ def test_input_arrays_are_not_changed(random_crystal) -> None:
     assert s.cell.equal(cell)
 
 
+@pytest.mark.parametrize(
+    ("cell", "pbc"),
+    [
+        (np.diag([5.1, 2100.0, 2100.0]), [True, True, True]),
+        (np.diag([5.1, 5.1, 9e5]), [True, True, True]),
+        ([[0.0, 5.64, 5.64], [9e5, 0.0, 2.82], [2.82, 2.82, 0.0]], [True, True, True]),
+        (np.zeros((3, 3)), [False, False, False]),
+    ],
+)
+def test_long_and_thin_crystals(cell, pbc: list[bool]) -> None:
+    """With these cells vesin divides by zero, which ends the process."""
+    positions = [[0.0, 0.0, 0.0], [2.0, 0.1, 1.0], [1.0, 2000.0, 9e5]]
+    assert check_against_ase(positions, cell, pbc, 5.0) > 0
+
+
+def test_atoms_many_cells_away() -> None:
+    cell = np.array([[5.1, 0.0, 0.0], [0.5, 5.3, 0.0], [0.2, 0.1, 5.2]])
+    near = np.array([[0.0, 0.0, 0.0], [2.0, 0.1, 2.5]])
+    far = near + np.array([[0, 0, 0], [100_000, -40_000, 100_001]]) @ cell
+    s = graph(far, cell, [True] * 3, 5.0)
+    lengths = np.sort(np.linalg.norm(edge_vectors(s).numpy(), axis=1))
+    expected = np.sort(np.linalg.norm(edge_vectors(graph(near, cell, [True] * 3, 5.0)).numpy(), axis=1))
+    # positions of 5e5 A have ten digits behind the point
+    np.testing.assert_allclose(lengths, expected, rtol=0, atol=1e-9)
+
+
 # --- refusals
 
 CELL = np.diag([5.0, 6.0, 7.0])
@@ -158,6 +184,14 @@ NAN = float("nan")
         ([[0.02, 1, 1], [4.97, 1, 1]], CELL, True, r"atoms 0 and 1 are 0\.05 A apart"),
         ([[0, 0, 0]], np.diag([0.05, 5, 5]), True, r"atoms 0 and 0 are 0\.05 A apart"),
         (np.random.default_rng(0).random((1000, 3)), 0.5 * np.eye(3), True, "1000 atoms share a cell of 0.125"),
+        (
+            [[0, 0, 0]],
+            0.002 * np.eye(3),
+            (True, True, False),
+            r"1 atoms in .* neighbours each within 4 A; check the units",
+        ),
+        ([[0, 0, 0], [0, 0, 2e6]], CELL, False, r"2e\+06 A long; check its units"),
+        ([[0, 0, 0]], np.diag([5, 5, 2e6]), True, r"2e\+06 A long; check its units"),
     ],
 )
 def test_refusals(positions, cell, pbc, message: str) -> None:

@@ -211,6 +211,12 @@ def test_batch_equals_single(kind: str, neutrality: str, random_crystal, make_po
         separate = torch.cat([output[name] for output in alone])
         assert value.shape == separate.shape
         assert largest(value, separate) < BATCH_TOLERANCE, name
+    model.set_precision(torch.float32, long_range=torch.float32)
+    together = model(collate(structures), stress=True)
+    alone = [model(s, stress=True) for s in structures]
+    for name, value in together.items():
+        separate = torch.cat([output[name] for output in alone])
+        assert largest(value, separate) < FLOAT32_TOLERANCE * max(float(separate.abs().max()), 1.0), name
 
 
 @pytest.mark.parametrize("single", [True, False])

@@ -13,6 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+# Where `lrpot` and `python` are; `make test-wheel` names an environment that has the wheel alone.
+PROGRAMS = Path(os.environ.get("LRPOT_README_PROGRAMS", Path(sys.executable).parent))
 
 
 def blocks(language: str) -> list[str]:
@@ -22,8 +24,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.mark.slow
 def test_commands_and_python_run_in_an_empty_directory(tmp_path: Path) -> None:
-    scripts = Path(sys.executable).parent
-    environment = os.environ | {"PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
+    environment = os.environ | {"PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}"}
     (commands,), code = blocks("bash"), "\n".join(blocks("python"))
     shell = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", commands], cwd=tmp_path, env=environment, text=True, capture_output=True
@@ -33,7 +34,7 @@ def test_commands_and_python_run_in_an_empty_directory(tmp_path: Path) -> None:
         assert (tmp_path / name).stat().st_size > 0
     for word in ("charges start at", "stage 3/3", "improved", "RMSE", "formula", "backbone:"):
         assert word in shell.stdout
-    python = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, text=True, capture_output=True)
+    python = subprocess.run([PROGRAMS / "python", "-c", code], cwd=tmp_path, text=True, capture_output=True)
     assert python.returncode == 0, python.stderr
     assert "['Na', 'Cl'] eV/A" in python.stdout
 

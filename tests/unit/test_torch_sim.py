@@ -49,6 +49,21 @@ def test_a_batch_has_the_numbers_of_its_cells(skin: float) -> None:
         assert output["charges"].shape == (sum(map(len, batch)),)
 
 
+def test_total_charge(make_potential: MakePotential) -> None:
+    """Of every cell; electrons that flow see it."""
+    potential = make_potential(charges="equilibration", elements=(11, 17))
+    cells = [rock_salt(1, seed=0), rock_salt(2, seed=1)]
+    neutral = TorchSimModel(potential)(state_of(*cells))["energy"]
+    charged = TorchSimModel(potential, total_charge=1.0)(state_of(*cells))
+    for n, atoms in enumerate(cells):
+        atoms.info["charge"] = 1.0
+        atoms.calc = LRCalculator(potential)
+        assert float(charged["energy"][n]) == pytest.approx(atoms.get_potential_energy(), rel=1e-12)
+        assert abs(float(charged["energy"][n] - neutral[n])) > 1e-3  # eV
+    sums = [float(q.sum()) for q in charged["charges"].split([len(atoms) for atoms in cells])]
+    assert sums == pytest.approx([1.0, 1.0], abs=1e-9)
+
+
 def test_float32() -> None:
     atoms = rock_salt()
     double = TorchSimModel(small_model())(state_of(atoms))
@@ -71,6 +86,8 @@ def test_what_is_refused() -> None:
         model(state_of(Atoms("NaCl", [[0, 0, 0], [0.01, 0, 0]], cell=[6, 6, 6], pbc=True)))
     with pytest.raises(ConfigError, match="dtype"):
         TorchSimModel(small_model(), dtype=torch.float16)
+    with pytest.raises(ConfigError, match=r"^total_charge = nan e: must be finite$"):
+        TorchSimModel(small_model(), total_charge=float("nan"))
 
 
 def test_without_torch_sim(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from ase.io import write
+from torch_geometric.data import Batch
 
 from lrpot import fit, load
 from lrpot.build import POOR_SUM, build_potential
@@ -20,7 +22,9 @@ from lrpot.evaluation import evaluate_structures
 from lrpot.structure import Structure, collate, collate_with_gaps
 from lrpot.training.baseline import composition, fit_baseline, relative_step, residual_scales, store_known
 from lrpot.training.batches import EpochShuffle
+from lrpot.training.epochs import EpochModule, Term
 from lrpot.training.module import StageModule
+from lrpot.training.parallel import ALONE
 from lrpot.training.stages import Stage, plan
 from tests.unit.training_data import CHARGE, SMALL, ionic_rows, write_ionic_rows
 
@@ -227,6 +231,70 @@ def test_rows_without_a_label_leave_the_others_in_the_loss(structures: list[Stru
     assert errors["forces"] == pytest.approx(whole["forces"], rel=1e-12)
     assert torch.isfinite(loss)
     assert "forces" not in batch[0]
+
+
+@pytest.mark.parametrize("same_file", [True, False])
+def test_rows_of_one_part_are_of_no_other(data: Path, tmp_path: Path, same_file: bool) -> None:
+    other = data if same_file else tmp_path / "copy.extxyz"
+    if not same_file:
+        other.write_bytes(data.read_bytes())
+    message = "also data.train" if same_file else f"the same as {data} in data.train"
+    with pytest.raises(DataError, match=re.escape(f"{other}: is of data.test, and {message}; errors on rows")):
+        fit(data, out=tmp_path / "run", settings=SMALL | {"data.test": str(other)}, verbose=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_size_of_batches_changes_nothing_in_a_validation(structures: list[Structure]) -> None:
+    """Rows of other sizes, and a label that one of them lacks: means are over all numbers, however they are shared."""
+    model = build_potential(config().model, [11, 17])
+    rows = [copy.copy(structures[0]), to_structure(ionic_rows(2, seed=1)[1].repeat((2, 1, 1)), 4.0)]
+    rows[1].energy = torch.tensor([-100.0], dtype=torch.float64)
+    rows[1].forces = torch.randn(rows[1].num_nodes, 3, dtype=torch.float64)
+    rows += [copy.copy(structure) for structure in structures[1:4]]
+    store_known(model, rows, set())
+    records = []
+    for batches in ([rows], [rows[:1], rows[1:]], [[row] for row in rows]):
+        scales = {"energy": 1.0, "forces": 0.1, "stress": 0.01}
+        module = StageModule(copy.deepcopy(model), plan(config())[0], config().training, rows, scales, 1e-3)
+        module.on_validation_epoch_start()
+        for batch in batches:
+            module.validation_step(collate_with_gaps(batch), 0)
+        module.on_validation_epoch_end()
+        records.append({name: value for name, value in module.history[0].items() if name != "seconds"})
+    assert records[0].keys() == {"epoch", "lr", "loss", "energy", "forces", "stress"}
+    assert records[1] == pytest.approx(records[0], rel=1e-10)
+    assert records[2] == pytest.approx(records[0], rel=1e-10)
+
+
+def test_slow_and_steady_improvement_is_one() -> None:
+    """Less than `min_improvement` in an epoch, more in several."""
+    losses = iter(0.9995**n for n in range(20))
+
+    class Falling(EpochModule):
+        def _terms(self, batch: Batch, *, create_graph: bool) -> dict[str, Term]:
+            return {"it": Term(torch.tensor(next(losses)), None, 1)}
+
+    model = build_potential(config().model, [11, 17])
+    module = Falling(model, "fit", config(training__min_improvement=1e-3).training, ALONE)
+    stale = []
+    for _ in range(20):
+        module.validation_step(Batch(), 0)
+        module.averaged.swap_in()
+        module.on_validation_epoch_end()
+        stale.append(module.stale_epochs)
+    assert max(stale) == 2
+    assert module.best_loss == module.history[-1]["loss"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_fits_what_a_processor_fits(data: Path, tmp_path: Path) -> None:
+    whole = [
+        fit(data, out=tmp_path / device, settings=SMALL | {"training.device": device}, verbose=False)
+        for device in ("cpu", "cuda")
+    ]
+    for one, other in zip(*(result.stages for result in whole), strict=True):
+        assert other["validation"]["forces"]["mae"] == pytest.approx(one["validation"]["forces"]["mae"], rel=1e-3)
 
 
 def test_epoch_shuffle_depends_on_seed_and_epoch_only() -> None:

@@ -364,6 +364,8 @@ def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None
         config(**settings)
 
 
-def test_a_stage_that_a_kernel_does_not_have_is_refused() -> None:
+def test_a_stage_that_there_is_not_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"names stage 3, but with kernel.form none there is one stage"):
         make_config(None, {"model.kernel.form": "none", "training.per_stage.3.lr": 1.0})
+    with pytest.raises(ConfigError, match=r"names stage 2, but a fit of properties has one; name stage 1"):
+        make_config(None, {"task": "property", "training.per_stage.2.lr": 1.0})

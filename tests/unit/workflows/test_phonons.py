@@ -108,6 +108,29 @@ def test_all_modes_of_a_supercell_are_those_of_its_hessian(small: Phonons, relax
     np.testing.assert_allclose(found, hessian_frequencies(supercell), atol=ANHARMONIC)
 
 
+def test_a_left_handed_cell_is_the_same_crystal() -> None:
+    """Two primitive cells as one, of exchanged vectors; repeats differ and must stay with the vectors."""
+    copper = bulk("Cu", "fcc", a=3.6)
+    pair = copper * (2, 1, 1)
+    pair.set_cell(pair.cell.array[[1, 0, 2]])
+    assert pair.cell.handedness == -1
+    runs = []
+    for atoms, repeats in ((copper, (2, 2, 2)), (pair, (2, 1, 2))):
+        atoms.calc = EMT()
+        runs.append(phonons(atoms, supercell=repeats, distance=STEP))
+    found = runs[1]
+    np.testing.assert_array_equal(found.phonopy.supercell_matrix, np.diag((2, 1, 2)))
+    wave = np.array([0.2, -0.3, 0.5])  # 1/A
+    frequencies = [run.phonopy.run_qpoints([run.phonopy.primitive.cell @ wave]).frequencies[0] for run in runs]
+    np.testing.assert_allclose(frequencies[1], frequencies[0], atol=ZERO)
+    assert frequencies[0].min() > 1.0
+    supercell, _ = supercell_of(found.phonopy)
+    np.testing.assert_allclose(-supercell.cell.array, pair.cell.array * [[2], [1], [2]], atol=1e-9)
+    # every atom is where it was, up to vectors of the cell
+    moved = pair.cell.scaled_positions(found.phonopy.unitcell.positions - pair.positions)
+    np.testing.assert_allclose(moved, np.round(moved), atol=1e-9)
+
+
 def test_acoustic_modes_are_at_rest_at_gamma(split: Phonons) -> None:
     assert np.abs(split.at_gamma()[:3]).max() < ZERO
     assert np.abs(split.toward_gamma((1, 0, 0))[:3]).max() < ZERO

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from monty.json import MontyEncoder
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from lrpot.errors import ConfigError, DataError
@@ -44,7 +45,7 @@ def predictions(run: Path) -> list[dict[str, str]]:
 
 def write_unconv(path: Path) -> None:
     rows = [[AseAtomsAdaptor.get_structure(atoms).as_dict(), atoms.info["gap"]] for atoms in salts(ROWS)]
-    path.write_text(json.dumps({"columns": ["structure", "target"], "data": rows}))
+    path.write_text(json.dumps({"columns": ["structure", "target"], "data": rows}, cls=MontyEncoder))
 
 
 def run(*words: object) -> int:
