@@ -320,7 +320,9 @@ class ReciprocalSum(nn.Module):
     ) -> System:
         system = make_system(positions, charges, cell, batch, pbc, self.kernel)
         for g, axis in system.slabs.items():
-            meshed = self.engine == "nufft" or (self.engine == "auto" and system.counts[g] >= FEW_ATOMS)
+            trained = any(p.requires_grad for p in self.kernel.parameters())
+            meshed = self.engine == "auto" and not trained and system.counts[g] >= FEW_ATOMS
+            meshed = meshed or self.engine == "nufft"
             self._check_slab(system.cells[g], axis, MAX_MODES if meshed else MAX_KVECTORS)
         if self.neutrality == "error":
             check_neutral(charges, system.index, len(system))
