@@ -287,13 +287,13 @@ class ReciprocalSum(nn.Module):
 
     def _check_slab(self, box: Tensor, axis: int, limit: int) -> None:
         """Refuse a slab in whose box there are more wave vectors than the limit."""
-        lengths = torch.linalg.vector_norm(box.detach(), dim=1)
-        one, other = lengths.roll(-axis)[1:].tolist()
+        lengths = torch.linalg.vector_norm(box.detach(), dim=1).tolist()
+        one, other = lengths[:axis] + lengths[axis + 1 :]
         check_number(
             volume_of(box.detach(), 0),
             self.k_cutoff,
             limit,
-            lengths.tolist(),
+            lengths,
             what=f"a slab of {one:.4g} x {other:.4g} A needs a box that is as high as fields reach across vacuum; one",
             cure="repeat the slab less often in its plane",
         )
@@ -320,7 +320,9 @@ class ReciprocalSum(nn.Module):
     ) -> System:
         system = make_system(positions, charges, cell, batch, pbc, self.kernel)
         for g, axis in system.slabs.items():
-            meshed = self.engine == "nufft" or (self.engine == "auto" and system.counts[g] >= FEW_ATOMS)
+            trained = any(p.requires_grad for p in self.kernel.parameters())
+            meshed = self.engine == "auto" and not trained and system.counts[g] >= FEW_ATOMS
+            meshed = meshed or self.engine == "nufft"
             self._check_slab(system.cells[g], axis, MAX_MODES if meshed else MAX_KVECTORS)
         if self.neutrality == "error":
             check_neutral(charges, system.index, len(system))

@@ -100,6 +100,15 @@ def test_a_wide_slab_is_refused_before_and_by_the_sum(engine: str) -> None:
         summed(*atoms(), cell, pbc=flags([False, True, True]))
 
 
+def test_a_slab_that_is_too_wide_for_training_alone() -> None:
+    """Where inference would take a mesh, training takes every wave vector, of which there may be fewer."""
+    summed = ReciprocalSum(LearnedKernel(GaussianCoulomb(1.0), learned()), K_CUTOFF)
+    cell = torch.diag(torch.tensor([160.0, 161.0, 30.0], dtype=torch.float64))
+    summed.check(cell, flags(SLAB))
+    with pytest.raises(StructureError, match="a slab of 160 x 161 A needs"):
+        summed(*atoms(n=120), cell, pbc=flags(SLAB))
+
+
 # --- the box of a slab
 
 
