@@ -138,7 +138,7 @@ def check_number(
     """Estimate the number of wave vectors before any memory is taken.
 
     Args:
-        volume: A^3. k_cutoff: 1/A. lengths: of the lattice vectors, A.
+        volume: A^3. k_cutoff: 1/A.
         limit: how many there may be.
         lengths: of the lattice vectors, A.
         what, cure: for the message.
