@@ -133,10 +133,14 @@ class ChargeModel(nn.Module):
         return shares(charges, electrostatics, geometry)
 
     def rows(self, batch: Data) -> Tensor:
-        """(N,) which of the elements each atom is.
+        """Where the element of each atom stands among `elements`.
 
+        Args:
+            batch: structures.
+        Returns:
+            (N,) index, from 0.
         Raises:
-            UnknownElementError: none of them; names the atom.
+            UnknownElementError: an atom of none of them, which it names.
         """
         row = self.row[batch.numbers]
         if bool((row < 0).any()):
