@@ -38,6 +38,7 @@ def pages() -> dict[str, list[str]]:
         "docs/scaling.md": scaling_tables(),
         "docs/models.md": [used(read("shipped_models")), simulated(read("shipped_models"))],
         "docs/md.md": [truth(read("md_truth"))],
+        "docs/reliability.md": [fuzz_by_kind(read("fuzz"))],
     }
 
 
@@ -340,15 +341,20 @@ def kills(result: dict[str, Any]) -> str:
 
 
 def fuzz(result: dict[str, Any]) -> str:
-    records = result["records"]
-    sums = {name: sum(record[name] for record in records) for name in ("inputs", "refused", "read")}
-    failed = [sum(record["failures"].values()) for record in records]
-    rows = [
-        (record["kind"], *(f"{record[name]:,}" for name in sums), str(n))
-        for record, n in zip(records, failed, strict=True)
-    ]
-    total = ("all", *(f"{n:,}" for n in sums.values()), str(sum(failed)))
-    return table(("spoiled file", "inputs", "refused in one line", "read, and right", "failures"), [*rows, total])
+    """Of all kinds of files together."""
+    return table(SPOILED, [_spoiled("of any kind", result["records"])])
+
+
+def fuzz_by_kind(result: dict[str, Any]) -> str:
+    return table(SPOILED, [_spoiled(record["kind"], [record]) for record in result["records"]])
+
+
+SPOILED = ("spoiled files", "inputs", "refused in one line", "read, and right", "failures")
+
+
+def _spoiled(name: str, records: list[dict[str, Any]]) -> tuple[str, ...]:
+    sums = [sum(record[column] for record in records) for column in ("inputs", "refused", "read")]
+    return name, *(f"{n:,}" for n in (*sums, sum(sum(record["failures"].values()) for record in records)))
 
 
 def training(result: dict[str, Any]) -> str:
