@@ -34,6 +34,9 @@ SINGLE_TOLERANCE = 1e-5  # relative, of the same in float32
 FREQUENCY_TOLERANCE = 1e-3  # relative, of frequencies by two kinds of differences
 CURVATURE_STEP = 0.01  # A
 
+# salt of ions that leave their places, and its molecule, were not in the training set of the model
+outside = pytest.mark.filterwarnings("ignore::lrpot.coverage.OutsideTrainingWarning")
+
 
 @pytest.fixture
 def atoms() -> Atoms:
@@ -189,6 +192,7 @@ def test_optimisers_find_the_crystal(optimizer: type, salt: LRCalculator) -> Non
     np.testing.assert_allclose(atoms.cell.lengths(), atoms.cell.lengths()[0], rtol=2e-3)
 
 
+@outside
 def test_nudged_elastic_band(salt: LRCalculator) -> None:
     """A band whose images share a calculator and one whose images have their own feel the same forces."""
     start = bulk("NaCl", "rocksalt", a=5.62, cubic=True)
@@ -208,6 +212,7 @@ def test_nudged_elastic_band(salt: LRCalculator) -> None:
     np.testing.assert_array_equal(forces[0], forces[1])
 
 
+@outside
 def test_vibrations_and_their_free_energy(salt: LRCalculator, tmp_path: Path) -> None:
     molecule = Atoms("NaCl", [[0.0, 0.0, 0.0], [0.0, 0.0, 2.4]], cell=np.eye(3) * 12.0)
     molecule.calc = salt

@@ -195,6 +195,7 @@ def test_thermal_expansion(
 
 
 @slow
+@pytest.mark.filterwarnings("ignore::lrpot.coverage.OutsideTrainingWarning")
 def test_thermal_expansion_of_a_charged_element(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
