@@ -1,15 +1,20 @@
 """What a model has seen: how close atoms came in its training set and how crowded they were; what lies beyond."""
 
+# The types of the loop's arguments are the compiler's to find.
+# mypy: disallow-untyped-defs=False
+
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from ase.data import atomic_numbers, chemical_symbols
-from torch import Tensor
 
+from lrpot.compiled import compiled
 from lrpot.smooth import taper
 from lrpot.structure import MAX_ATOMIC_NUMBER, Structure, edge_vectors
 
@@ -40,14 +45,14 @@ class Coverage:
     crowding: dict[str, tuple[float, float]]
 
     @cached_property
-    def limits(self) -> tuple[Tensor, Tensor, Tensor]:
+    def limits(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """By atomic number: (Z, Z) shortest distances that are still within, A; infinite for pairs that were no
-        neighbours. (Z,) least and (Z,) most crowding."""
-        shortest = torch.full((MAX_ATOMIC_NUMBER + 1, MAX_ATOMIC_NUMBER + 1), torch.inf, dtype=torch.float64)
+        neighbours. (Z,) least and (Z,) most crowding, dimensionless."""
+        shortest = np.full((MAX_ATOMIC_NUMBER + 1, MAX_ATOMIC_NUMBER + 1), np.inf)
         for pair, distance in self.closest.items():
             a, b = (atomic_numbers[symbol] for symbol in pair.split("-"))
             shortest[a, b] = shortest[b, a] = (1.0 - CLOSER) * distance
-        least = torch.full((MAX_ATOMIC_NUMBER + 1,), -torch.inf, dtype=torch.float64)
+        least = np.full(MAX_ATOMIC_NUMBER + 1, -np.inf)
         most = -least
         for symbol, (low, high) in self.crowding.items():
             least[atomic_numbers[symbol]], most[atomic_numbers[symbol]] = low - CROWDING, high + CROWDING
@@ -77,7 +82,7 @@ def beyond(seen: Coverage, structure: Structure) -> str | None:
     """What of a structure lies outside the training set, in words; None if nothing does.
 
     Args:
-        seen: of the model. structure: with its edges.
+        seen: of the model. structure: one, with its edges, not on a GPU.
     """
     if _within(seen, structure):
         return None
@@ -99,14 +104,34 @@ def beyond(seen: Coverage, structure: Structure) -> str | None:
 
 def _within(seen: Coverage, structure: Structure) -> bool:
     """Whether `beyond` has nothing to say; quick, for it is asked in every step of MD."""
-    shortest, least, most = (limit.to(structure.numbers.device) for limit in seen.limits)
-    numbers, (neighbour, centre) = structure.numbers, structure.edge_index
-    distances = torch.linalg.vector_norm(edge_vectors(structure).detach(), dim=1)
-    near = distances < seen.cutoff
-    if bool((near & (distances < shortest[numbers[neighbour], numbers[centre]])).any()):
-        return False
-    crowding = distances.new_zeros(len(numbers)).index_add(0, centre, taper(distances, seen.cutoff))
-    return not bool(((crowding < least[numbers]) | (crowding > most[numbers])).any())
+    neighbour, centre = structure.edge_index.contiguous().numpy()
+    numbers = structure.numbers.numpy()
+    crowding, found = np.zeros(len(numbers)), np.ones(1, dtype=np.bool_)
+    geometry = structure.positions.detach().numpy(), structure.cell[0].numpy(), structure.edge_shift.numpy()
+    _look(*geometry, numbers, neighbour, centre, seen.cutoff, *seen.limits, crowding, found)
+    return bool(found[0])
+
+
+@compiled
+def _look(positions, cell, shift, numbers, neighbour, centre, cutoff, shortest, least, most, crowding, found):
+    """Set found (1,) to False where an edge or an atom is beyond the limits; crowding (N,) starts as zeros."""
+    for e in range(len(centre)):
+        i, j = centre[e], neighbour[e]
+        square = 0.0
+        for x in range(3):
+            part = positions[j, x] - positions[i, x]
+            for axis in range(3):
+                part += shift[e, axis] * cell[axis, x]
+            square += part * part
+        r = math.sqrt(square)
+        if r < cutoff:
+            if r < shortest[numbers[j], numbers[i]]:
+                found[0] = False
+            t = r / cutoff
+            crowding[i] += 1.0 - t**3 * (10.0 - 15.0 * t + 6.0 * t**2)  # `lrpot.smooth.taper`
+    for i in range(len(numbers)):
+        if not least[numbers[i]] <= crowding[i] <= most[numbers[i]]:
+            found[0] = False
 
 
 def _extremes(structure: Structure, cutoff: float) -> Coverage:

@@ -139,6 +139,8 @@ class LRCalculator(Calculator):
         batch = to_structure(
             atoms, self.model.cutoff, elements=self.model.elements, neighbours=neighbours, labels=False
         )
+        known = coverages(self.model)
+        outside = [reason for seen in known if (reason := beyond(seen, batch)) is not None]
         batch = batch.to(self.device)
         output = self.model(batch, stress="stress" in properties or (self.with_stress and bool(atoms.pbc.all())))
         energy = float(output["energy"][0])
@@ -159,12 +161,11 @@ class LRCalculator(Calculator):
                 self.results["dipole"] = open_directions(atoms.cell.array, atoms.pbc).T @ along
         if "energies" in properties:
             self.results["energies"] = self.model.atom_energies(batch).cpu().numpy()
-        if known := coverages(self.model):
-            reasons = [reason for seen in known if (reason := beyond(seen, batch)) is not None]
-            self.results["outside_training"] = bool(reasons)
-            if reasons and self.outside is None:
-                self.outside = reasons[0]
-                warnings.warn(f"{reasons[0]}: the model may be wrong there", OutsideTrainingWarning, stacklevel=2)
+        if known:
+            self.results["outside_training"] = bool(outside)
+        if outside and self.outside is None:
+            self.outside = outside[0]
+            warnings.warn(f"{outside[0]}: the model may be wrong there", OutsideTrainingWarning, stacklevel=2)
         if "energy_uncertainty" in output:
             self.results["energy_uncertainty"] = float(output["energy_uncertainty"][0])
             self.results["forces_uncertainty"] = output["forces_uncertainty"].cpu().numpy()

@@ -69,6 +69,23 @@ def test_what_is_outside_is_told(atoms: Atoms, reason: str) -> None:
     assert re.fullmatch(reason, told)
 
 
+@pytest.mark.parametrize("far", [0.0, 0.3, 0.6])
+def test_the_loop_finds_what_plain_extremes_find(far: float) -> None:
+    known, told = seen(), []
+    for seed in range(30):
+        atoms = rock_salt(seed=seed)
+        atoms.rattle(far, seed=seed)
+        structure = to_structure(atoms, CUTOFF)
+        own = coverage_of([structure], CUTOFF)
+        outside = any(d < 0.95 * known.closest[pair] for pair, d in own.closest.items()) or any(
+            low < known.crowding[symbol][0] - 0.5 or high > known.crowding[symbol][1] + 0.5
+            for symbol, (low, high) in own.crowding.items()
+        )
+        assert (beyond(known, structure) is not None) == outside
+        told.append(outside)
+    assert any(told) == (far > 0.0)
+
+
 def test_the_calculator_has_a_flag_and_warns_once(tmp_path: Path) -> None:
     model = small_model("none")
     model.info.coverage = seen()  # type: ignore[union-attr, attr-defined]
