@@ -34,7 +34,8 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     out = arguments.out
     heated = at_pressure(atoms, arguments, "heating", arguments.heat, arguments.first, arguments.last)
-    cold = ase.io.read(out / "heating.traj", index=f":{max(len(heated.time_fs) // 10, 2)}")
+    early = max(len(heated.time_fs) // 20, 1)  # the first frames are of a crystal that does not vibrate yet
+    cold = ase.io.read(out / "heating.traj", index=f"{early}:{2 * early + 1}")
     molten = at_pressure(atoms, arguments, "melt", arguments.melt, arguments.last, None)
     hot = ase.io.read(out / "melt.traj", index=f"{len(molten.time_fs) // 5}:")  # what is left of the crystal is gone
 

@@ -65,7 +65,7 @@ def test_every_error_class_is_explained() -> None:
 
 
 def test_every_proof_of_reliability_is_a_test() -> None:
-    text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    text, _ = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8").split("## Spoiled files")
     named = re.findall(r"`([\w/]+\.py)::(\w+)`", text)
     rows = [
         line for line in text.splitlines() if line.startswith("| ") and not line.startswith(("| threat", "| quant"))
