@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from ase import Atoms, units
-from ase.neighborlist import neighbor_list
 
+from lrpot.data.neighbours import filled_cell, find_pairs
 from lrpot.units import COULOMB_CONSTANT
 
 
@@ -71,7 +71,8 @@ def pair_distribution(
     g = np.zeros(len(shells))
     for atoms in frames:
         symbols = np.array(atoms.get_chemical_symbols())
-        i, j, distances = neighbor_list("ijd", atoms, edges[-1])
+        box = filled_cell(atoms.cell.array, atoms.pbc)
+        i, j, _, distances = find_pairs(atoms.positions, box, atoms.pbc, edges[-1])
         chosen = (symbols[i] == one) & (symbols[j] == other)
         found = np.histogram(distances[chosen], edges)[0]
         density = (symbols == other).sum() / atoms.get_volume()

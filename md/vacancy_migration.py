@@ -134,7 +134,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=5, help="between the ends of the band (default: 5)")
     parser.add_argument("--fmax", type=float, default=0.02, help="largest force left, eV/A (default: 0.02)")
     parser.add_argument("--neb-steps", type=int, default=300, help="at most (default: 300)")
-    parser.add_argument("--temperature", type=float, default=1000.0, help="K (default: 1000)")
+    parser.add_argument("--temperature", type=float, default=1150.0, help="K (default: 1150)")
     parser.add_argument("--steps", type=int, default=50_000, help="of MD (default: 50000)")
     parser.add_argument("--quick", action="store_true", help="few steps of few images, to see that it runs")
     arguments = parser.parse_args()

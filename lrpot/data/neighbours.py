@@ -202,11 +202,13 @@ def find_pairs(
     Returns:
         centre (E,), neighbour (E,), shift (E, 3) in whole cells, distance (E,) in A.
     """
-    outside = np.where(pbc, np.floor(positions @ np.linalg.inv(box)), 0.0)
+    inverse = np.linalg.inv(box)
+    scaled = positions @ inverse
+    outside = np.where(pbc, np.floor(scaled), 0.0)
     if np.abs(outside).max(initial=0.0) > FAR_CELLS:
         centre, neighbour, shift, distance = find_pairs(positions - outside @ box, box, pbc, cutoff)
         return centre, neighbour, shift + outside[centre] - outside[neighbour], distance
-    if _too_thin(positions, box, pbc, cutoff):
+    if _too_thin(scaled, inverse, pbc, cutoff):
         found = primitive_neighbor_list("ijSd", pbc, box, positions, cutoff)
         order = np.argsort(found[0], kind="stable")
         centre, neighbour, shift, distance = (values[order] for values in found)
@@ -218,10 +220,10 @@ def find_pairs(
     return centre.astype(np.int64), neighbour.astype(np.int64), shift.astype(np.float64), distance
 
 
-def _too_thin(positions: np.ndarray, box: np.ndarray, pbc: np.ndarray, cutoff: float) -> bool:
+def _too_thin(scaled: np.ndarray, inverse: np.ndarray, pbc: np.ndarray, cutoff: float) -> bool:
     """Whether vesin, see `MAX_BINS`, cannot treat a crystal; so near its limit ASE's slower list is as right."""
-    across = 1.0 / np.linalg.norm(np.linalg.inv(box), axis=0)  # A, between the faces of the box
-    extent = np.ptp(positions @ np.linalg.inv(box), axis=0) * across
+    across = 1.0 / np.linalg.norm(inverse, axis=0)  # A, between the faces of the box
+    extent = np.ptp(scaled, axis=0) * across
     bins = np.maximum(np.where(pbc, across, extent) / cutoff, 1.0)
     shrink = max(np.prod(bins) / MAX_BINS, 1.0) ** (1.0 / 3.0)
     return bool(shrink > 1.0 and bins.min() < 2.0 * shrink)

@@ -20,9 +20,9 @@ ROOT = Path(lrpot.__file__).parent
 # A module may import its own group and the groups above its line; groups on one line do not know each other.
 ORDER = (
     ("_version", "errors", "units", "smooth", "threads", "compiled"),
-    ("structure", "analysis", "config", "files", "console", "interrupts", "shipped", "supercell"),
+    ("structure", "config", "files", "console", "interrupts", "shipped", "supercell"),
     ("kspace", "data", "archive", "coverage", "plot_style"),
-    ("backbones", "charges"),
+    ("analysis", "backbones", "charges"),
     ("potential", "properties", "tensors", "testing"),
     ("build", "evaluation", "born", "ensemble"),
     ("model_file", "charge_scale", "calibration"),
