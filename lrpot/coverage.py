@@ -106,15 +106,15 @@ def _within(seen: Coverage, structure: Structure) -> bool:
     """Whether `beyond` has nothing to say; quick, for it is asked in every step of MD."""
     neighbour, centre = structure.edge_index.contiguous().numpy()
     numbers = structure.numbers.numpy()
-    crowding, found = np.zeros(len(numbers)), np.ones(1, dtype=np.bool_)
+    crowding, within = np.zeros(len(numbers)), np.ones(1, dtype=np.bool_)
     geometry = structure.positions.detach().numpy(), structure.cell[0].numpy(), structure.edge_shift.numpy()
-    _look(*geometry, numbers, neighbour, centre, seen.cutoff, *seen.limits, crowding, found)
-    return bool(found[0])
+    _compare(*geometry, numbers, neighbour, centre, seen.cutoff, *seen.limits, crowding, within)
+    return bool(within[0])
 
 
 @compiled
-def _look(positions, cell, shift, numbers, neighbour, centre, cutoff, shortest, least, most, crowding, found):
-    """Set found (1,) to False where an edge or an atom is beyond the limits; crowding (N,) starts as zeros."""
+def _compare(positions, cell, shift, numbers, neighbour, centre, cutoff, shortest, least, most, crowding, within):
+    """Set within (1,) to False where an edge or an atom is beyond the limits; crowding (N,) starts as zeros."""
     for e in range(len(centre)):
         i, j = centre[e], neighbour[e]
         square = 0.0
@@ -126,12 +126,12 @@ def _look(positions, cell, shift, numbers, neighbour, centre, cutoff, shortest, 
         r = math.sqrt(square)
         if r < cutoff:
             if r < shortest[numbers[j], numbers[i]]:
-                found[0] = False
+                within[0] = False
             t = r / cutoff
             crowding[i] += 1.0 - t**3 * (10.0 - 15.0 * t + 6.0 * t**2)  # `lrpot.smooth.taper`
     for i in range(len(numbers)):
         if not least[numbers[i]] <= crowding[i] <= most[numbers[i]]:
-            found[0] = False
+            within[0] = False
 
 
 def _extremes(structure: Structure, cutoff: float) -> Coverage:

@@ -13,7 +13,9 @@ def repeated(atoms: Atoms, repeats: int | Sequence[int]) -> Atoms:
     """A supercell, by `Atoms.repeat`, which by itself keeps the charge of one cell.
 
     Args:
-        repeats: along each lattice vector; one number: along all.
+        atoms: the cell. repeats: along each lattice vector; one number: along all.
+    Returns:
+        new atoms, without the calculator; `info["charge"]` in e.
     """
     supercell = atoms.repeat(repeats)
     charge_as(supercell, atoms)

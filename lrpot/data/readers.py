@@ -7,7 +7,6 @@ import gzip
 import itertools
 import lzma
 import shutil
-import sys
 import tempfile
 import warnings
 import zlib
@@ -30,7 +29,7 @@ from lrpot.data.labels import charge_labels_of, labels_of, targets_of, total_cha
 from lrpot.data.neighbours import NeighbourList, add_edges
 from lrpot.data.shards import is_shard, read_shard
 from lrpot.data.shells import add_shells
-from lrpot.data.sources import check_file
+from lrpot.data.sources import check_file, check_lines
 from lrpot.data.tables import is_table, read_table
 from lrpot.errors import DataError, LrpotError, StructureError, UnknownElementError
 from lrpot.structure import MAX_ATOMIC_NUMBER, Structure, make_structure
@@ -152,41 +151,12 @@ def _frames(path: Path, plain: Path, first: int, every: int) -> Iterator[Atoms]:
         rows = itertools.islice(ase.db.connect(plain).select(), first, None, every)
         yield from (row.toatoms(add_additional_information=True) for row in rows)
     elif filetype(str(plain)) == "extxyz":
-        _check_lines(path, plain)
+        check_lines(path, plain)
         # of all readers only this one leaves out rows without reading them
         yield from ase.io.iread(plain, index=slice(first, None, every), do_not_split_by_at_sign=True)
     else:
         every_frame = ase.io.iread(plain, index=":", do_not_split_by_at_sign=True)
         yield from itertools.islice(every_frame, first, None, every)
-
-
-def _check_lines(path: Path, plain: Path) -> None:
-    """Refuse extended XYZ with a blank line between rows, where ASE stops reading and says nothing, or with a number of
-    atoms that the file is too short for, which ASE goes on counting.
-
-    Raises:
-        DataError: names the row.
-    """
-    with open(plain, encoding="utf-8", errors="replace") as file:  # ends of lines are then what they are for ASE
-        for number in itertools.count():
-            line = file.readline()
-            if not line.strip():
-                if any(rest.strip() for rest in file):
-                    raise DataError(
-                        f"{path}: row {number} begins with a blank line in place of its number of atoms, and no row "
-                        "from there on would be read; remove that line"
-                    )
-                return
-            try:
-                expected = int(line) + 1
-                found = sum(1 for _ in itertools.islice(file, min(expected, sys.maxsize)))
-            except ValueError:  # no such number, which ASE tells
-                return
-            if found < expected:
-                raise DataError(
-                    f"{path}: row {number} cannot be read (it says that it has {expected - 1:g} atoms, and "
-                    f"{expected - found:g} lines are missing); correct that row, or get the file anew"
-                )
 
 
 class StructureFile:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import itertools
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,6 +62,37 @@ def check_file(path: Path) -> None:
         raise DataError(f"{path}: is a directory; name the file in it")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: is empty; nothing to read")
+
+
+def check_lines(path: Path, plain: Path) -> None:
+    """Refuse extended XYZ with a blank line between rows, where ASE stops reading and says nothing, or with a number of
+    atoms that the file is too short for, which ASE goes on counting.
+
+    Args:
+        path: of the file, for messages. plain: of the same without compression.
+    Raises:
+        DataError: names the row.
+    """
+    with open(plain, encoding="utf-8", errors="replace") as file:  # ends of lines are then what they are for ASE
+        for number in itertools.count():
+            line = file.readline()
+            if not line.strip():
+                if any(rest.strip() for rest in file):
+                    raise DataError(
+                        f"{path}: row {number} begins with a blank line in place of its number of atoms, and no row "
+                        "from there on would be read; remove that line"
+                    )
+                return
+            try:
+                expected = int(line) + 1
+                found = sum(1 for _ in itertools.islice(file, min(expected, sys.maxsize)))
+            except ValueError:  # no such number, which ASE tells
+                return
+            if found < expected:
+                raise DataError(
+                    f"{path}: row {number} cannot be read (it says that it has {expected - 1:g} atoms, and "
+                    f"{expected - found:g} lines are missing); correct that row, or get the file anew"
+                )
 
 
 def fingerprint(path: Path) -> dict[str, str | int]:
