@@ -13,7 +13,8 @@ def repeated(atoms: Atoms, repeats: int | Sequence[int]) -> Atoms:
     """A supercell, by `Atoms.repeat`, which by itself keeps the charge of one cell.
 
     Args:
-        atoms: the cell. repeats: along each lattice vector; one number: along all.
+        atoms: the cell.
+        repeats: along each lattice vector; one number: along all.
     Returns:
         new atoms, without the calculator; `info["charge"]` in e.
     """
