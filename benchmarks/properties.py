@@ -4,7 +4,7 @@
     python benchmarks/properties.py jdft2d FILE               MatBench: exfoliation energies, its official folds
     python benchmarks/properties.py defected FILE             UnconvBench: energies of vacancies, folds drawn as it does
     python benchmarks/properties.py multitask FOLDER          several properties of overlapping structures: heads
-    ... [--only WORD] [--out FOLDER]                          only rows whose name holds this word
+    ... [--only WORD] [--out FOLDER]                          the row of this name, or all whose name holds this word
 
 FILE and FOLDER are not part of lrpot: the HSE06 gaps of 1,346 hybrid perovskites (Kim et al., Sci. Data 4, 170057
 (2017)), matbench_jdft2d (Dunn et al., npj Comput. Mater. 6, 138 (2020)), cells with a vacancy (Choudhary and Sumpter,
@@ -160,7 +160,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=list(EPOCHS))
     parser.add_argument("data", type=Path)
-    parser.add_argument("--only", default="", help="rows whose name holds this word")
+    parser.add_argument("--only", default="", help="the row of this name, or all whose name holds this word")
     parser.add_argument("--out", type=Path, default=Path("runs/properties"), help="where runs lie, for another time")
     arguments = parser.parse_args()
     what, own = arguments.what, (arguments.data, arguments.out / arguments.what, arguments.only)
@@ -222,7 +222,8 @@ def _key(record: dict[str, Any]) -> tuple[str, str]:
 
 
 def _chosen(rows: dict[str, dict[str, Any]], only: str) -> list[tuple[str, dict[str, Any]]]:
-    return [(name, settings) for name, settings in rows.items() if only in name]
+    names = [only] if only in rows else [name for name in rows if only in name]
+    return [(name, rows[name]) for name in names]
 
 
 def _training() -> dict[str, Any]:

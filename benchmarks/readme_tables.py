@@ -63,6 +63,7 @@ def tables() -> list[str]:
         charge_models(read("charges")),
         reciprocal(read("kspace")),
         builder(read("nacl_builder")),
+        property_models(read("properties-jdft2d"), read("properties-defected")),
         perovskites(read("properties-hoip")),
         sheets(read("properties-jdft2d")),
         several(read("properties-multitask")),
@@ -393,6 +394,55 @@ def charge_models(result: dict[str, Any]) -> str:
     first = result["records"][0]
     names = [*(f"{kind} (ms)" for kind in first["milliseconds"]), *(f"{kind} / embedding" for kind in first["ratios"])]
     return table(("E + F by charge model, atoms", "precision", *names), rows)
+
+
+# `--encoder`: what it is, where it comes from, and its row in the tables of errors
+PROPERTY_MODELS = {
+    "regnet": (
+        "messages between neighbours, and after each a filter in reciprocal space",
+        "ReGNet, Nie et al. 2025",
+        "ReGNet",
+    ),
+    "crystograph": (
+        "attention between neighbours, with angles, and then between all atoms of a crystal",
+        "CrysToGraph, Wang et al.",
+        "CrysToGraph",
+    ),
+    "moce": (
+        "attention over periodic images with angles, with distances, and over elements alone, mixed by a gate for each "
+        "crystal",
+        "MoCE, under review in 2025",
+        "MoCE",
+    ),
+    "prdnet": (
+        "attention between neighbours, and the diffraction of pseudo-particles by the whole crystal",
+        "PRDNet, ICLR 2026",
+        "PRDNet",
+    ),
+    "yu": (
+        "PaiNN, DimeNet++ or an equivariant network beside an invariant descriptor of all \\|S(k)\\|²; either alone",
+        "[Yu et al. 2022](https://arxiv.org/abs/2211.16684)",
+        "PaiNN, 2 steps, 4 A + descriptor",
+    ),
+    "cgcnn": ("gated convolutions: the plain baseline", "Xie and Grossman 2018", "CGCNN"),
+    "statistics": (
+        "no graph is learned: elements, density and coordination, and a network or trees (`--head trees`); hard to "
+        "beat on a few hundred crystals",
+        "-",
+        "statistics",
+    ),
+}
+
+
+def property_models(jdft2d: dict[str, Any], defected: dict[str, Any]) -> str:
+    """A dash where no such row was fitted."""
+    errors = [{record["model"]: record for record in result["records"]} for result in (jdft2d, defected)]
+    rows = []
+    for encoder, (what, source, name) in PROPERTY_MODELS.items():
+        numbers = (f"{found[name]['mae']:.3g}" if name in found else "-" for found in errors)
+        rows.append((f"`{encoder}`", what, source, *numbers))
+    columns = ("`--encoder`", "what it is", "from", "exfoliation (meV/atom)", "vacancy (eV)")
+    return table(columns, rows)
 
 
 def perovskites(result: dict[str, Any]) -> str:

@@ -170,7 +170,7 @@ def md(
             about={"model": hashlib.sha256(find_model(model).read_bytes()).hexdigest(), "dtype": dtype.value},
             max_uncertainty=max_uncertainty,
             on_uncertain=on_uncertain.value,
-            uncertain=uncertain,
+            uncertain=None if max_uncertainty is None else uncertain,
             progress=update,
             stop=interrupted,
         )

@@ -68,6 +68,10 @@ def run_md(
     """
     chosen = Settings(**settings)
     chosen.check()
+    if max_uncertainty is None and (on_uncertain != "stop" or uncertain is not None):
+        raise ConfigError(
+            "on_uncertain and uncertain do nothing without max_uncertainty (eV/A); give one, or leave them out"
+        )
     run = _Run(atoms, chosen, trajectory=trajectory, table=table, state=state, about=about)
     if max_uncertainty is not None:
         run.watch = Watch(max_uncertainty, on_uncertain, uncertain)

@@ -102,6 +102,8 @@ def test_below_the_limit_nothing_happens(tmp_path: Path) -> None:
         ({"max_uncertainty": 0.0}, "max_uncertainty = 0 eV/A: must be finite and positive"),
         ({"max_uncertainty": float("nan")}, "max_uncertainty = nan eV/A"),
         ({"max_uncertainty": 0.1, "on_uncertain": "go"}, "on_uncertain = 'go' is not known; choose one of stop, flag"),
+        ({"on_uncertain": "flag"}, "on_uncertain and uncertain do nothing without max_uncertainty"),
+        ({"uncertain": "a.extxyz"}, "do nothing without max_uncertainty"),
         ({"max_uncertainty": 0.1, "uncertain": "a.traj"}, "uncertain = a.traj: .* use .extxyz or .xyz"),
     ],
 )
