@@ -166,7 +166,7 @@ def _over(below: dict[str, Any], above: Any) -> Any:
     return merged
 
 
-def _nested_copy(values: Mapping[str, Any]) -> dict[str, Any]:
+def _nested_copy(values: Mapping[Any, Any]) -> dict[str, Any]:
     # numbers of sections as text, so that a name with dots finds them
     return {
         str(name) if type(name) is int else name: _nested_copy(v) if isinstance(v, Mapping) else v

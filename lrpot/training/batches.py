@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,14 +116,16 @@ class Shares(Dataset[Batch]):
         return batch
 
 
-def train_loader(structures: Graphs, config: TrainingConfig, seed: int, processes: Processes = ALONE) -> DataLoader:
+def train_loader(
+    structures: Graphs, config: TrainingConfig, seed: int, processes: Processes = ALONE
+) -> DataLoader[Any]:
     """This process' shares of batches in an order that depends on seed and epoch."""
     bucket, capacity = buckets(structures, config)
     batches = BucketBatches(EpochShuffle(len(structures), seed), bucket, capacity, config.epoch_batches)
     return _loader(structures, batches, processes)
 
 
-def valid_loader(structures: Graphs, config: TrainingConfig, processes: Processes = ALONE) -> DataLoader:
+def valid_loader(structures: Graphs, config: TrainingConfig, processes: Processes = ALONE) -> DataLoader[Any]:
     """This process' shares of batches of structures in their own order, within the same limits."""
     batches: list[list[int]] = []
     edges = atoms = 0
@@ -136,7 +139,7 @@ def valid_loader(structures: Graphs, config: TrainingConfig, processes: Processe
     return _loader(structures, batches, processes)
 
 
-def _loader(structures: Graphs, batches: Iterable[list[int]], processes: Processes) -> DataLoader:
+def _loader(structures: Graphs, batches: Iterable[list[int]], processes: Processes) -> DataLoader[Any]:
     steps: Graphs | Shares = structures if processes.size == 1 else Shares(structures, processes)
     return DataLoader(steps, batch_sampler=batches, collate_fn=_as_read)  # type: ignore[arg-type]
 

@@ -134,7 +134,7 @@ class EpochModule(lightning.LightningModule):
         super().optimizer_step(*args, **kwargs)
         self.averaged.update()
 
-    def validate(self, loader: DataLoader) -> None:
+    def validate(self, loader: DataLoader[Any]) -> None:
         """The validation before any training: epoch 0 of the history."""
         self.eval()
         self.on_validation_epoch_start()
