@@ -223,7 +223,8 @@ def _check_bfloat16(model: Potential, structures: list[Structure]) -> None:
 def test_a_fit_in_bfloat16_ends_as_near_as_one_in_full_precision(data: Path, tmp_path: Path) -> None:
     ends = {}
     for precision in ("full", "bf16"):
-        settings = SMALL | {"model.kernel.form": "none", "training.max_epochs": 6, "training.lr": 0.03}
+        # three times longer steps drive fits apart by a tenth, whatever the rounding that begins it
+        settings = SMALL | {"model.kernel.form": "none", "training.max_epochs": 12, "training.lr": 0.01}
         settings |= {"training.batch_size": 2, "training.precision": precision}
         result = fit(data, out=tmp_path / precision, settings=settings, verbose=False)
         losses = [float(record["loss"]) for record in metrics(tmp_path / precision)]
