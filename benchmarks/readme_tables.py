@@ -52,6 +52,7 @@ def tables() -> list[str]:
         transfer(read("size_transfer")),
         phonons(read("phonons")),
         defects(read("defects-gan"), "GaN, DFT"),
+        defects(read("defects-inp"), "InP with defects, DFT"),
         defects(read("defects-gan-xtb"), "GaN with defects, xTB"),
         electrolyte(read("electrolyte")),
         dimers(read("charged_dimers")),

@@ -157,15 +157,11 @@ class _Count:
 
 @contextmanager
 def _counted(n: int) -> Iterator[_Count]:
-    """Counts the structures of a build, on a bar if there is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+    """Counts the structures of a build, and shows how many there are."""
+    from lrpot.console import Console
 
-    console = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=n)
-        yield _Count(lambda done: bar.update(task, completed=done))
+    with Console().progress("computing", n, "structures") as update:
+        yield _Count(update)
 
 
 @app.command()

@@ -10,11 +10,12 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
+from ase.data import chemical_symbols
 from ase.stress import voigt_6_to_full_3x3_stress
 from matscipy.calculators.ewald import Ewald
 from matscipy.calculators.ewald import calculator as matscipy_ewald
 from pymatgen.analysis.ewald import EwaldSummation
-from pymatgen.core import Lattice
+from pymatgen.core import Lattice, Species
 from pymatgen.core import Structure as Crystal
 from torch import Tensor
 
@@ -77,12 +78,13 @@ def coulomb(
 
 
 def pymatgen_ewald(structure: Structure, charges: Tensor, eta: float | None = None) -> EwaldSummation:
+    # as oxidation states: older releases do not add up charges that are properties of sites
+    species = [
+        Species(chemical_symbols[z], charge)
+        for z, charge in zip(structure.numbers.tolist(), charges.tolist(), strict=True)
+    ]
     crystal = Crystal(
-        Lattice(structure.cell[0].numpy()),
-        structure.numbers.tolist(),
-        structure.positions.numpy(),
-        coords_are_cartesian=True,
-        site_properties={"charge": charges.tolist()},
+        Lattice(structure.cell[0].numpy()), species, structure.positions.numpy(), coords_are_cartesian=True
     )
     return EwaldSummation(crystal, eta=eta, acc_factor=14.0, compute_forces=True)
 

@@ -34,6 +34,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from lrpot.data.builders.extxyz import extxyz_text
 from lrpot.data.builders.rows import Progress, check_seed, write_rows
 from lrpot.errors import ConfigError
+from lrpot.units import COULOMB_CONSTANT
 
 LATTICE_CONSTANT = 5.64  # A, cubic cell: the conventional experimental value at room temperature
 CHARGES = {"Na": 1, "Cl": -1}  # e
@@ -188,4 +189,5 @@ def _ewald(atoms: Atoms, *, eta: float = ETA) -> tuple[float, float, np.ndarray]
         coords_are_cartesian=True,
     )
     ewald = EwaldSummation(crystal, eta=eta, acc_factor=ACC_FACTOR, compute_forces=True)
-    return float(ewald.total_energy), float(ewald.reciprocal_space_energy), ewald.forces
+    scale = COULOMB_CONSTANT / EwaldSummation.CONV_FACT  # which follows the version of scipy, in the tenth digit
+    return scale * float(ewald.total_energy), scale * float(ewald.reciprocal_space_energy), scale * ewald.forces
