@@ -147,14 +147,16 @@ def main() -> None:
     for job in jobs(arguments):
         if arguments.only in job.name:
             run(job, out)
-    content = {
-        "machine": machine(),
-        "records": sorted((json.loads(path.read_text()) for path in (out / "fits").rglob("tests.json")), key=place),
-    }
+    # what was fitted elsewhere stays
+    stored = RESULTS / "nacl.json"
+    before = json.loads(stored.read_text())["records"] if stored.exists() else []
+    found = [json.loads(path.read_text()) for path in (out / "fits").rglob("tests.json")]
+    records = {(record["job"]["labels"], *place(record)): record for record in [*before, *found]}
+    content = {"machine": machine(), "records": sorted(records.values(), key=place)}
     for table in readme_tables.nacl(content):
         print(table, end="\n\n")
-    write_text(RESULTS / "nacl.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    print("wrote", RESULTS / "nacl.json")
+    write_text(stored, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    print("wrote", stored)
     if picture := draw(out / "fits" / "total" / "painn"):
         print("wrote", picture)
 
