@@ -22,8 +22,14 @@ from lrpot.training.parallel import Processes
 # Of the learning rate, at the end of the cosine.
 LAST_LR = 0.01
 
+# Of the best loss: an epoch that ends above, and above that at the start of the stage, has lost what was learned.
+LOST = 5.0
+
 # What a checkpoint keeps of a stage beside the weights and the optimiser.
-STATE = ("best_loss", "best_weights", "improved_loss", "stale_epochs", "history", "plateau_factor", "plateau_epochs")
+STATE = (
+    *("best_loss", "best_weights", "improved_loss", "stale_epochs", "history", "plateau_factor", "plateau_epochs"),
+    "lost",
+)
 
 
 class Term(NamedTuple):
@@ -47,8 +53,12 @@ class EpochModule(lightning.LightningModule):
     epoch are the first candidate, so that no stage ends worse than it began. With `ema`, the weights that are validated
     and kept are averages over steps.
 
+    Large steps can leave a network where its gradient vanishes, or ruin in an epoch what earlier stages have learned.
+    After such an epoch the stage goes on from its best weights, with half of the learning rate.
+
     Attributes:
         history: a record for each epoch: epoch, lr, train_loss (not of epoch 0), loss, mean absolute errors, seconds.
+        lost: the epochs whose weights were given up.
     """
 
     def __init__(self, model: nn.Module, title: str, config: TrainingConfig, processes: Processes) -> None:
@@ -67,6 +77,7 @@ class EpochModule(lightning.LightningModule):
         self.best_weights: dict[str, Tensor] = {}
         self.stale_epochs = 0
         self.history: list[dict[str, float]] = []
+        self.lost: list[int] = []
         self.plateau_factor = 1.0
         self.plateau_epochs = 0
         self.optimizer: torch.optim.Optimizer | None = None
@@ -124,8 +135,9 @@ class EpochModule(lightning.LightningModule):
         if epochs < self.config.warmup_epochs:
             # never zero: an epoch may have a single step
             factor *= (epochs + 1.0 / steps) / self.config.warmup_epochs
+        factor = min(factor, 1.0) * 0.5 ** len(self.lost)
         for group, lr in zip(self.optimizer.param_groups, self._full_lr, strict=True):
-            group["lr"] = min(factor, 1.0) * lr
+            group["lr"] = factor * lr
 
     def on_train_epoch_start(self) -> None:
         self._epoch_began = time.monotonic()
@@ -205,9 +217,29 @@ class EpochModule(lightning.LightningModule):
         if better or self.config.keep == "last":
             self.best_weights = copy.deepcopy({k: v.detach().cpu() for k, v in self.model.state_dict().items()})
         self.averaged.swap_out()
+        if self._is_lost(record["loss"]):
+            self._go_back()
         lr = self.config.lr if self.optimizer is None else self.optimizer.param_groups[-1]["lr"]
         seconds = round(time.monotonic() - self._epoch_began, 3)
         self.history.append({"epoch": len(self.history), "lr": lr, **record, "seconds": seconds})
+
+    def _is_lost(self, loss: float) -> bool:
+        """Whether an epoch with this validation loss has lost what was learned."""
+        if not self.history:
+            return False
+        began = self.history[0]["loss"]
+        # a network that gives one number to all atoms is as good as none, which the first stage begins with
+        dead = math.isclose(loss, began, rel_tol=1e-6) and self.best_loss < 0.9 * began
+        # where the weights of the last epoch are kept, too few rows validate to tell
+        return dead or (self.config.keep == "best" and loss > max(began, LOST * self.best_loss))
+
+    def _go_back(self) -> None:
+        """To the best weights; what the optimiser remembers is of others."""
+        assert self.optimizer is not None
+        self.lost.append(len(self.history))
+        self.model.load_state_dict(self.best_weights)
+        self.averaged = AveragedWeights(self.model, self.config.ema)
+        self.optimizer.state.clear()
 
     def on_train_start(self) -> None:
         # of a stage that had come to its end when its last checkpoint was written

@@ -251,6 +251,11 @@ class Run(Generic[AnyModel]):
         def report() -> None:
             update(len(module.history) - 1, self.progress_note(module.history))
             self._log(number, module.history)
+            if module.lost and module.lost[-1] == len(module.history) - 1:
+                console.warn(
+                    f"{title}, epoch {module.lost[-1]}: lost what was learned; goes on from the best weights with half "
+                    "of the learning rate (if it happens often, lower training.lr)"
+                )
 
         with (
             console.progress(title, training.max_epochs, "epochs", at_most=True) as update,
