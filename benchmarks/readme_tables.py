@@ -64,7 +64,7 @@ def tables() -> list[str]:
         charge_models(read("charges")),
         reciprocal(read("kspace")),
         builder(read("nacl_builder")),
-        property_models(read("properties-jdft2d"), read("properties-defected")),
+        property_models(read("properties-jdft2d")),
         perovskites(read("properties-hoip")),
         sheets(read("properties-jdft2d")),
         several(read("properties-multitask")),
@@ -397,7 +397,7 @@ def charge_models(result: dict[str, Any]) -> str:
     return table(("E + F by charge model, atoms", "precision", *names), rows)
 
 
-# `--encoder`: what it is, where it comes from, and its row in the tables of errors
+# `--encoder`: what it is, where it comes from, and its row in the table of errors
 PROPERTY_MODELS = {
     "regnet": (
         "messages between neighbours, and after each a filter in reciprocal space",
@@ -435,15 +435,13 @@ PROPERTY_MODELS = {
 }
 
 
-def property_models(jdft2d: dict[str, Any], defected: dict[str, Any]) -> str:
-    """A dash where no such row was fitted."""
-    errors = [{record["model"]: record for record in result["records"]} for result in (jdft2d, defected)]
-    rows = []
-    for encoder, (what, source, name) in PROPERTY_MODELS.items():
-        numbers = (f"{found[name]['mae']:.3g}" if name in found else "-" for found in errors)
-        rows.append((f"`{encoder}`", what, source, *numbers))
-    columns = ("`--encoder`", "what it is", "from", "exfoliation (meV/atom)", "vacancy (eV)")
-    return table(columns, rows)
+def property_models(jdft2d: dict[str, Any]) -> str:
+    errors = {record["model"]: record["mae"] for record in jdft2d["records"]}
+    rows = [
+        (f"`{encoder}`", what, source, f"{errors[name]:.3g}")
+        for encoder, (what, source, name) in PROPERTY_MODELS.items()
+    ]
+    return table(("`--encoder`", "what it is", "from", "exfoliation (meV/atom)"), rows)
 
 
 def perovskites(result: dict[str, Any]) -> str:
