@@ -27,8 +27,14 @@ LOST = 5.0
 
 # What a checkpoint keeps of a stage beside the weights and the optimiser.
 STATE = (
-    *("best_loss", "best_weights", "improved_loss", "stale_epochs", "history", "plateau_factor", "plateau_epochs"),
+    "best_loss",
+    "best_weights",
+    "improved_loss",
+    "stale_epochs",
+    "history",
     "lost",
+    "plateau_factor",
+    "plateau_epochs",
 )
 
 
@@ -54,7 +60,7 @@ class EpochModule(lightning.LightningModule):
     and kept are averages over steps.
 
     Large steps can leave a network where its gradient vanishes, or ruin in an epoch what earlier stages have learned.
-    After such an epoch the stage goes on from its best weights, with half of the learning rate.
+    After such an epoch the stage goes on from the weights kept before it, with half of the learning rate.
 
     Attributes:
         history: a record for each epoch: epoch, lr, train_loss (not of epoch 0), loss, mean absolute errors, seconds.
@@ -212,12 +218,13 @@ class EpochModule(lightning.LightningModule):
         if self.plateau_epochs > self.config.lr_patience:
             self.plateau_factor *= 0.5
             self.plateau_epochs = 0
+        lost = self._is_lost(record["loss"])
         better = record["loss"] < self.best_loss
         self.best_loss = min(self.best_loss, record["loss"])
-        if better or self.config.keep == "last":
+        if better or (self.config.keep == "last" and not lost):
             self.best_weights = copy.deepcopy({k: v.detach().cpu() for k, v in self.model.state_dict().items()})
         self.averaged.swap_out()
-        if self._is_lost(record["loss"]):
+        if lost:
             self._go_back()
         lr = self.config.lr if self.optimizer is None else self.optimizer.param_groups[-1]["lr"]
         seconds = round(time.monotonic() - self._epoch_began, 3)
@@ -234,7 +241,7 @@ class EpochModule(lightning.LightningModule):
         return dead or (self.config.keep == "best" and loss > max(began, LOST * self.best_loss))
 
     def _go_back(self) -> None:
-        """To the best weights; what the optimiser remembers is of others."""
+        """To the weights kept last; what the optimiser remembers is of others."""
         assert self.optimizer is not None
         self.lost.append(len(self.history))
         self.model.load_state_dict(self.best_weights)

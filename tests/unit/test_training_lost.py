@@ -83,6 +83,15 @@ def test_few_rows_that_validate_do_not_decide(data: Path, tmp_path: Path, capsys
     assert "lost what was learned" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("ruin", ["dead"], indirect=True)
+@pytest.mark.usefixtures("ruin")
+def test_a_dead_network_lives_on_where_the_last_weights_are_kept(data: Path, tmp_path: Path) -> None:
+    fit(data, out=tmp_path / "run", settings=SETTINGS | {"training.keep": "last"}, verbose=False)
+    losses = [float(record["loss"]) for record in metrics(tmp_path / "run")]
+    assert losses[RUINED] == pytest.approx(losses[0])
+    assert max(losses[RUINED + 1 :]) < 0.7 * losses[0]
+
+
 def test_a_resumed_fit_remembers(data: Path, tmp_path: Path, ruin: list[int]) -> None:
     whole = fit(data, out=tmp_path / "whole", settings=SETTINGS, verbose=False).model
     ruin.append(RUINED + 1)
