@@ -1,6 +1,6 @@
 """MD steps of NaCl, 54 to 27,648 atoms: LRCalculator with and without long range, beside SchNetPack's ASE calculator.
 
-    python benchmarks/calculator.py
+    python benchmarks/calculator.py [--name calculator_MACHINE]
 
 All have the same PaiNN, weight for weight, in float32, and ASE's velocity Verlet; each makes its own neighbour list at
 every step (SchNetPack by matscipy, the fastest that it offers), so nothing is gained by a skin. SchNetPack needs 13 GB
@@ -9,6 +9,7 @@ for the largest cell.
 
 from __future__ import annotations
 
+import argparse
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -34,6 +35,9 @@ NS_PER_DAY = 86.4  # of a step of 1 fs that takes 1 ms
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--name", default="calculator", help="of the JSON, for another machine than that of the README")
+    name = parser.parse_args().name
     records = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
@@ -41,7 +45,7 @@ def main() -> None:
             records += [measure(repeats, features, threads, steps, rounds) for features in NETWORKS[repeats]]
     result = {"machine": machine(), "records": records}
     print(md_steps(result))
-    print("wrote", write("calculator", result))
+    print("wrote", write(name, result))
 
 
 def measure(repeats: int, features: int, threads: int, steps: int, rounds: int) -> dict[str, Any]:

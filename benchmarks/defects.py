@@ -140,6 +140,7 @@ def _fitted(
     stages = results["stages"]
     return {
         "test": {label: test[label] for label in ("energy", "forces")},
+        "validation": {label: stages[-1]["validation"][label] for label in ("energy", "forces")},
         "n": test["n_structures"],
         "charges": stages[-1].get("charges", {}),
     }

@@ -19,7 +19,7 @@ from timing import RESULTS
 from lrpot.plot_style import COLOURS, STYLE, save
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
-SIZES = (1, 16, 32, 64, 128, 256)  # edges of the groups of cells, atoms
+SIZES = (1, 16, 32, 96, 256)  # edges of the groups of cells, atoms
 UNITS = {"energy": "energy, RMSE (meV/atom)", "forces": "forces, MAE (meV/Å)"}
 
 

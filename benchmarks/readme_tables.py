@@ -53,10 +53,12 @@ def tables() -> list[str]:
         phonons(read("phonons")),
         defects(read("defects-gan"), "GaN, DFT"),
         defects(read("defects-inp"), "InP with defects, DFT"),
+        defects_by_cell(read("defects-inp")),
         defects(read("defects-gan-xtb"), "GaN with defects, xTB"),
         electrolyte(read("electrolyte")),
         dimers(read("charged_dimers")),
         md_steps(read("calculator")),
+        md_ratios(read("calculator_shared_epyc")),
         painn(read("painn")),
         training(read("training")),
         others(read("dimenetpp"), read("equivariant")),
@@ -114,6 +116,17 @@ def md_steps(result: dict[str, Any]) -> str:
         )
     columns = ("ms", "µs/atom", "ns/day at 1 fs", "share of long range", "SchNetPack (µs/atom)", "ratio")
     return table(("one MD step, atoms", "threads", *columns), rows)
+
+
+def md_ratios(result: dict[str, Any]) -> str:
+    """SchNetPack's time over ours, by threads."""
+    found: dict[int, dict[str, str]] = {}
+    for record in result["records"]:
+        if record["features"] == 64:
+            ratio = record["SchNetPack / network + long range"]
+            found.setdefault(record["threads"], {})[f"{record['atoms']:,} atoms"] = f"{ratio:.1f}x"
+    rows = [(str(threads), *ratios.values()) for threads, ratios in found.items()]
+    return table((f"{result['machine']['processor']}, shared, F=64, threads", *next(iter(found.values()))), rows)
 
 
 def truth(result: dict[str, Any]) -> str:
@@ -328,6 +341,24 @@ def defects(result: dict[str, Any], title: str) -> str:
         rows.append((record["model"], *trained, *numbers))
     columns = (title, "split", "training rows", "epochs", "E MAE (meV/atom)", "E RMSE", "F MAE (meV/Å)", "F RMSE")
     return table(columns, rows)
+
+
+def defects_by_cell(result: dict[str, Any]) -> str:
+    """MAE of the energies of perfect cells and of those with defects, by size; of rows that were split at random."""
+    records = [record for record in result["records"] if record["split"] == "random"]
+    kinds = [
+        (bool(kind), size) for kind, size in zip(*(records[0]["rows"][k] for k in ("class", "atoms")), strict=True)
+    ]
+    # sizes of cells with and without a few atoms are one group
+    groups = sorted({(defect, round(size, -2)) for defect, size in kinds})
+    rows = []
+    for defect, about in groups:
+        chosen = [n for n, (d, size) in enumerate(kinds) if (d, round(size, -2)) == (defect, about)]
+        sizes = [kinds[n][1] for n in chosen]
+        name = f"{'with defects' if defect else 'perfect'}, {min(sizes)} to {max(sizes)} atoms"
+        errors = [statistics.mean(abs(record["rows"]["energy"][n]) for n in chosen) for record in records]
+        rows.append((name, str(len(chosen)), *(f"{1e3 * error:.2f}" for error in errors)))
+    return table(("cells of InP, E MAE (meV/atom)", "rows", *(record["model"] for record in records)), rows)
 
 
 def kills(result: dict[str, Any]) -> str:
