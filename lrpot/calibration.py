@@ -21,6 +21,7 @@ from scipy import stats
 from lrpot.ensemble import Calibration, Ensemble
 from lrpot.errors import DataError
 from lrpot.evaluation import UNITS, Evaluation, evaluate_structures
+from lrpot.properties.evaluation import PropertyEvaluation
 from lrpot.structure import Structure
 
 # Fewer members than this hardly say how much they differ.
@@ -31,6 +32,12 @@ DOUBTFUL = 0.25
 
 # Relative to the mean spread: rounding, such as of forces that vanish by symmetry.
 ROUNDING = 1e-9
+
+# What is said of uncertainties without factors.
+PLAIN_SPREAD = (
+    "the uncertainties are the plain spread of the members, mostly too small; calibrate them with labelled structures: "
+    "lrpot ensemble ... --calibrate DATA"
+)
 
 # Levels of confidence at which fractions of errors are compared.
 LEVELS = np.arange(0.05, 1.0, 0.05)
@@ -89,14 +96,30 @@ def calibrate(model: Ensemble, structures: Sequence[Structure]) -> Calibration:
     return model.calibration
 
 
+def spread_factors(found: PropertyEvaluation, members: int) -> dict[str, float]:
+    """The factors of an ensemble of so many property models, by target; of numbers, not of classes, whose probability
+    says itself how sure it is.
+
+    Args:
+        found: of structures that no member was trained on, with the plain spread.
+    """
+    factors = {}
+    assert found.uncertainty is not None
+    for place, target in enumerate(found.targets):
+        errors = found.predicted[:, place] - found.reference[:, place]
+        known = errors == errors
+        if target.classification or not known.any():
+            continue
+        factor = spread_factor(errors[known], found.uncertainty[known, place], members - 1)
+        if factor is not None:
+            factors[target.name] = factor
+    return factors
+
+
 def doubts(model: Ensemble) -> list[str]:
     """What to say of the uncertainties of a model that are not to be relied on."""
     if model.calibration is None:
-        plain = (
-            "the uncertainties are the plain spread of the members, mostly too small; calibrate them with labelled "
-            "structures: lrpot ensemble ... --calibrate DATA"
-        )
-        return [*few_members(len(model.members)), plain]
+        return [*few_members(len(model.members)), PLAIN_SPREAD]
     return [*few_members(len(model.members)), *few_structures(model.calibration.n_structures, len(model.members))]
 
 

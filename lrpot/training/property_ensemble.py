@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lrpot.calibration import spread_factor
+from lrpot.calibration import spread_factors
 from lrpot.config import FitConfig
 from lrpot.console import Console
 from lrpot.files import write_text
 from lrpot.model_file import save
-from lrpot.properties.evaluation import PropertyEvaluation, errors_text, evaluate_properties, gates_text
+from lrpot.properties.evaluation import errors_text, evaluate_properties, gates_text
 from lrpot.properties.model import PropertyEnsemble, PropertyModel
 from lrpot.properties.tables import errors_table, save_predictions
 from lrpot.training.dataset import FitData
@@ -50,23 +50,3 @@ def join_properties(
     for file in (path, table, *pictures):
         console.line(f"wrote {file}")
     return model, path, entries, test
-
-
-def spread_factors(found: PropertyEvaluation, members: int) -> dict[str, float]:
-    """What the spread of so many members is multiplied by to be the size of the errors, by target; of numbers, not of
-    classes, whose probability says itself how sure it is.
-
-    Args:
-        found: of structures that no member was trained on, with the plain spread.
-    """
-    factors = {}
-    assert found.uncertainty is not None
-    for place, target in enumerate(found.targets):
-        errors = found.predicted[:, place] - found.reference[:, place]
-        known = errors == errors
-        if target.classification or not known.any():
-            continue
-        factor = spread_factor(errors[known], found.uncertainty[known, place], members - 1)
-        if factor is not None:
-            factors[target.name] = factor
-    return factors

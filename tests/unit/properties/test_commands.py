@@ -12,10 +12,11 @@ from pathlib import Path
 
 import ase.db
 import ase.io
+import numpy as np
 import pytest
 from ase import Atoms
 
-from lrpot.model_file import save
+from lrpot.model_file import load_model, save
 from lrpot.properties.leaderboards import matbench as matbench_suite
 from lrpot.properties.leaderboards.jarvis import official_split
 from tests.helpers_cli import listing, one_error_line, run_cli, save_model
@@ -30,10 +31,11 @@ SET = ("--set", *(f"{name}={value}" for name, value in SMALL.items()))
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """id_prop.csv (gap, bulk, metal) beside CIFs, gap.pt, two.pt (gap and bulk), and potential.pt."""
+    """id_prop.csv (gap, bulk, metal) beside CIFs, gap.pt, other.pt, two.pt (gap and bulk), potential.pt."""
     folder = tmp_path_factory.mktemp("sound")
     write_table(folder / "data", salts(), ("gap", "bulk", "metal"))
     save(small_model(), folder / "gap.pt")
+    save(small_model(seed=1), folder / "other.pt")
     save(small_model(("gap", "bulk")), folder / "two.pt")
     save_model(folder / "potential.pt")
     return folder
@@ -70,6 +72,33 @@ def test_from_a_folder_of_cifs_to_a_screening(sound: Path, here: Path, capsys: p
     assert len(rows_of(here / "best.csv")) == 3
     assert run_cli("evaluate", "run/model.pt", sound / "data" / "id_prop.csv", "--out", "errors") == 0
     assert json.loads((here / "errors" / "evaluation-id_prop.json").read_text())["gap"]["n"] == 24
+
+
+def test_models_that_were_fitted_before_are_joined_and_calibrated(
+    sound: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the factor, the size of the uncertainties is that of the errors; without one a user is warned."""
+    for seed in range(3):
+        save(small_model(seed=seed), here / f"{seed}.pt")
+    words = ("ensemble", "0.pt", "1.pt", "2.pt")
+    assert run_cli(*words, "--out", "plain.pt") == 0
+    assert "plain spread of the members" in capsys.readouterr().err
+    assert run_cli(*words, "--out", "joined.pt", "--calibrate", sound / "data" / "id_prop.csv") == 0
+    told = capsys.readouterr()
+    assert "plain spread" not in told.err
+    factor = load_model(here / "joined.pt").factors["gap"]
+    assert f"spread of 3 models, calibrated on 24 structures: gap x {factor:.3f}" in told.out
+    for name in ("plain", "joined"):
+        assert run_cli("predict", f"{name}.pt", sound / "data", "--out", f"{name}.csv") == 0
+    plain, joined = (rows_of(here / f"{name}.csv") for name in ("plain", "joined"))
+    for one, other in zip(plain, joined, strict=True):
+        assert float(other["gap"]) == float(one["gap"])
+        assert float(other["gap_uncertainty"]) == pytest.approx(factor * float(one["gap_uncertainty"]), rel=0.1)
+    labels = {atoms.get_chemical_formula(): atoms.info["gap"] for atoms in salts()}
+    errors = [float(row["gap"]) - labels[row["formula"]] for row in joined]
+    ratios = np.abs(errors) / [float(row["gap_uncertainty"]) for row in joined]
+    # of Student's t with two degrees of freedom half of all are below 0.82
+    assert 0.5 < np.median(ratios) < 1.3
 
 
 def test_screening_finds_what_prediction_says(sound: Path, here: Path) -> None:
@@ -245,6 +274,12 @@ CASES: dict[str, tuple[str, ...]] = {
     "ensemble {gap} {two} --out e.pt": ("predicts gap, bulk, model 0 gap", "join models of the same targets"),
     "ensemble {gap} {gap} --out e.pt": ("models 0 and 1 of the ensemble are the same",),
     "ensemble {gap} {potential} --out e.pt": ("potential.pt: is a potential", "join models of one kind"),
+    "ensemble {gap} {other} --out e.pt --calibrate {cif2}": (
+        "salt-1.cif: the uncertainties cannot be calibrated",
+        "no row has a number for gap",
+        "give labelled crystals",
+    ),
+    "ensemble {gap} {other} --out e.pt --calibrate nowhere.csv": ("nowhere.csv: no such file", "check the path"),
     "md {gap} {cif2} --steps 1": ("gap.pt: predicts gap of crystals", "use it with lrpot predict"),
     "report {properties}": ("properties: is a fit of properties", "of a potential", "parity.png", "test.csv"),
     "plot kernel {potential} --out k.foo": ("--out k.foo: unknown ending '.foo'", "use .png, .pdf or .svg"),
@@ -286,7 +321,7 @@ def inputs(sound: Path) -> dict[str, Path]:
         "cif2": folder / "salt-1.cif",
         "cifs": sound / "data",
         "data": sound / "data" / "id_prop.csv",
-        **{name: sound / f"{name}.pt" for name in ("gap", "two", "potential")},
+        **{name: sound / f"{name}.pt" for name in ("gap", "other", "two", "potential")},
     }
 
 
