@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Protocol
@@ -14,6 +15,9 @@ from rich.table import Column, Table
 
 # Seconds: no two lines of progress in a log are nearer, and none waits longer for the next step of the task.
 NEAREST_LINES, FARTHEST_LINES = 10.0, 300.0
+
+# Characters of a line of a table in a log, which has no width of its own.
+LOG_WIDTH = 160
 
 # Characters of the bar and of what stands beside it: "---------- 1000/1000 structures 0:00:00 at most 0:00:00 left".
 NUMBERS_WIDTH = 62
@@ -28,19 +32,26 @@ class Update(Protocol):
 class Console:
     """Writes results to standard output and progress to standard error (only if that is a terminal)."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, copy: Callable[[str], None] | None = None) -> None:
+        """
+        Args:
+            quiet: write nothing. copy: told all but progress, as plain text, also if quiet.
+        """
         self.quiet = quiet
+        self.copy = copy
         self.output = RichConsole(highlight=False, soft_wrap=True, quiet=quiet)
         if not self.output.is_terminal:
-            self.output.width = 160  # a log has no width; folding numbers there would only hide them
+            self.output.width = LOG_WIDTH  # a log has no width; folding numbers there would only hide them
         self.errors = RichConsole(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
 
     def line(self, text: str = "") -> None:
         self.output.print(text, markup=False)
+        self._copy(text)
 
     def warn(self, text: str) -> None:
         """A line that a person should read, on standard error."""
         self.errors.print(f"warning: {text}", markup=False, style="yellow")
+        self._copy(f"warning: {text}")
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """The first column is text, the others are numbers."""
@@ -50,6 +61,14 @@ class Console:
         for row in rows:
             table.add_row(*row)
         self.output.print(table)
+        if self.copy is not None:
+            plain = RichConsole(file=io.StringIO(), highlight=False, width=LOG_WIDTH)
+            plain.print(table)
+            self._copy(plain.file.getvalue())  # type: ignore[attr-defined]
+
+    def _copy(self, text: str) -> None:
+        if self.copy is not None:
+            self.copy(text)
 
     @contextmanager
     def progress(self, title: str, total: int | None, unit: str = "", *, at_most: bool = False) -> Iterator[Update]:

@@ -133,8 +133,8 @@ def fit(
     --encoder: fit properties of crystals.
 
     The defaults shown hold where neither --config nor --set says otherwise; `training.max_epochs` counts per stage.
-    The run leaves model.pt, config.yaml, record.json, metrics.csv, results.json and pictures; of properties also
-    test.csv, the predictions beside the labels.
+    The run leaves model.pt, config.yaml, record.json, metrics.csv, fit.log (all that was told), results.json and
+    pictures; of properties also test.csv, the predictions beside the labels.
     With --ensemble it has such a run of each model in member-1, member-2, ..., and model.pt holds them all; each may be
     fitted by itself too, on another machine: lrpot fit --resume --out RUN/member-2.
     All settings and what they mean: lrpot config show.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from lrpot.training.property_ensemble import join_properties
 from lrpot.training.property_run import PropertyRun, set_scales
 from lrpot.training.record import recorded
 from lrpot.training.run import MODEL, SPLIT, Run
+from lrpot.training.run_log import LOG, RunLog
 from lrpot.training.split import write_split
 from lrpot.training.target_names import with_targets
 
@@ -85,7 +86,8 @@ def fit(
     Args:
         data: files of structures with energies and, best, forces and stress, or with properties; the same as
             `data.train` of the config.
-        out: directory of the run; gets model.pt, config.yaml, record.json, metrics.csv, results.json and pictures.
+        out: directory of the run; gets model.pt, config.yaml, record.json, metrics.csv, fit.log, results.json and
+            pictures.
         from_model: a model file to fine-tune; the same as `training.finetune.model` of the config.
         config: a YAML file, nested settings, or a `FitConfig`; None for the defaults.
         settings: settings by dotted name, such as {"training.max_epochs": 50}; they win over `config`.
@@ -164,7 +166,8 @@ def _fit(
     out: Path, config: FitConfig, processes: Processes, *, resume: bool, overwrite: bool, verbose: bool
 ) -> FitResult:
     """Fit as one of these processes."""
-    console = Console(quiet=not (verbose and processes.first))
+    log = RunLog()
+    console = Console(quiet=not (verbose and processes.first), copy=log.add)
     training = config.training
     # data and configuration are checked before the directory is touched
     check_device(processes.device(training.device))
@@ -186,7 +189,8 @@ def _fit(
     data = _read(out, config, console, begin, resume=resume)
     about["files"] = data.record["files"]
     processes.wait()  # all have read what there is before the first changes it
-    with run_directory(out, resume=resume, overwrite=overwrite) if processes.first else nullcontext():
+    held = _held(out, log, resume=resume, overwrite=overwrite) if processes.first else nullcontext()
+    with held:
         if processes.first:
             if resume:
                 _tell_changes(out, config, console)
@@ -204,6 +208,13 @@ def _fit(
         with record as known:
             run = run_of(out, config, data, console, start=begin, record=known, processes=processes)
             return FitResult(run.fit(), out / MODEL, run.summary, run.test)
+
+
+@contextmanager
+def _held(out: Path, log: RunLog, *, resume: bool, overwrite: bool) -> Iterator[None]:
+    """Hold the directory of the run, and write what is said there."""
+    with run_directory(out, resume=resume, overwrite=overwrite), log.written(out / LOG):
+        yield
 
 
 def _fit_member(
