@@ -54,6 +54,7 @@ def tables() -> list[str]:
         defects(read("defects-gan"), "GaN, DFT"),
         defects(read("defects-inp"), "InP with defects, DFT"),
         defects_by_cell(read("defects-inp")),
+        defects_left_out(read("defects-inp")),
         defects(read("defects-gan-xtb"), "GaN with defects, xTB"),
         electrolyte(read("electrolyte")),
         dimers(read("charged_dimers")),
@@ -359,6 +360,26 @@ def defects_by_cell(result: dict[str, Any]) -> str:
         errors = [statistics.mean(abs(record["rows"]["energy"][n]) for n in chosen) for record in records]
         rows.append((name, str(len(chosen)), *(f"{1e3 * error:.2f}" for error in errors)))
     return table(("cells of InP, E MAE (meV/atom)", "rows", *(record["model"] for record in records)), rows)
+
+
+def defects_left_out(result: dict[str, Any]) -> str:
+    """Errors of cells with a class of defects, of the network that saw none of it and of the one that saw others."""
+    networks = [record for record in result["records"] if record["model"] == "PaiNN"]
+    (seen,) = (record for record in networks if record["split"] == "random")
+    rows = []
+    for record in networks:
+        kind = record["split"].removeprefix("without ")
+        if record is seen:
+            continue
+        numbers = [str(record["n"])]
+        for own in (record["rows"], seen["rows"]):
+            cells = [n for n, name in enumerate(own["class"]) if name == kind]
+            energies = [own["energy"][n] * own["atoms"][n] for n in cells]
+            forces = sum(own["forces"][n] * own["atoms"][n] for n in cells) / sum(own["atoms"][n] for n in cells)
+            numbers += [f"{statistics.median(energies):+.3f}", f"{1e3 * forces:.1f}"]
+        rows.append((kind, *numbers))
+    columns = ("cells", "E of a cell, median error (eV)", "F MAE (meV/Å)", "E, class trained on", "F, class trained on")
+    return table(("InP, a class that no training row has", *columns), rows)
 
 
 def kills(result: dict[str, Any]) -> str:

@@ -260,6 +260,17 @@ class EpochModule(lightning.LightningModule):
         checkpoint["stage"] = {name: getattr(self, name) for name in STATE} | {"averaged": self.averaged.state_dict()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """
+        Raises:
+            TrainingError: a checkpoint of a version that kept other things of a stage, or of other weights.
+        """
+        kept, weights = checkpoint["stage"].keys(), checkpoint["state_dict"].keys()
+        if other := sorted(kept ^ {*STATE, "averaged"}) or sorted(weights ^ self.state_dict().keys()):
+            raise TrainingError(
+                f"{self.trainer.ckpt_path}: was written by another version of lrpot (it differs in "
+                f"{', '.join(other[:3])}); go on with that version, which record.json of the run names, or start the "
+                "run anew"
+            )
         for name in STATE:
             setattr(self, name, checkpoint["stage"][name])
         if self.config.ema > 0:

@@ -167,6 +167,23 @@ def test_truncated_newest_checkpoint_falls_back(
     assert_same(uninterrupted, out)
 
 
+@pytest.mark.parametrize("part", ["stage", "state_dict"])
+def test_a_checkpoint_of_another_version_is_refused(
+    part: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lacks what this version keeps of a stage, or a weight."""
+    out = tmp_path / "run"
+    (folder,) = fit_until(monkeypatch, 1, data, out=out, settings=SETTINGS)
+    content = torch.load(folder / checkpoint.NEWEST, weights_only=True)
+    lacking = next(iter(content[part]))
+    del content[part][lacking]
+    torch.save(content, folder / checkpoint.NEWEST)
+    message = f"newest.ckpt: was written by another version of lrpot .*{lacking}.*start the run anew"
+    with pytest.raises(TrainingError, match=message):
+        fit(out=out, resume=True, verbose=False)
+    assert (folder / checkpoint.NEWEST).exists()
+
+
 @pytest.mark.parametrize("bomb", ["pickle_bomb.pt", "torch_bomb.pt"])
 def test_a_hostile_checkpoint_is_not_executed(
     data: Path,
