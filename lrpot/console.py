@@ -62,9 +62,9 @@ class Console:
             table.add_row(*row)
         self.output.print(table)
         if self.copy is not None:
-            plain = RichConsole(file=io.StringIO(), highlight=False, width=LOG_WIDTH)
-            plain.print(table)
-            self._copy(plain.file.getvalue())  # type: ignore[attr-defined]
+            plain = io.StringIO()
+            RichConsole(file=plain, highlight=False, width=LOG_WIDTH).print(table)
+            self._copy(plain.getvalue())
 
     def _copy(self, text: str) -> None:
         if self.copy is not None:

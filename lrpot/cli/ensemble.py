@@ -111,9 +111,10 @@ def _calibrate_properties(console: Console, joined: PropertyEnsemble, data: Path
                 f"{data}: the uncertainties cannot be calibrated: no row has a number for {' or '.join(names)}, or the "
                 "members agree everywhere; give labelled crystals, or members that differ"
             )
-        counts = {name: found.errors()[name]["n"] for name in joined.factors}
-        _tell(console, members, min(counts.values()), joined.factors)
-        doubts += few_structures(min(counts.values()), members)
+        errors = found.errors()
+        fewest = min(errors[name]["n"] for name in joined.factors)
+        _tell(console, members, fewest, joined.factors)
+        doubts += few_structures(fewest, members)
     for doubt in doubts:
         console.warn(doubt)
 

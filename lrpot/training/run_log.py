@@ -38,12 +38,12 @@ class RunLog:
         with suppress(*_HARMLESS):
             if path.exists():
                 self.text = path.read_text(encoding="utf-8", errors="replace") + self.text
-        self.path = path
+            self.path = path  # what cannot be read is not written over
         self._write()
         try:
             yield
-        except (LrpotError, MemoryError) as error:
-            self.add(f"stopped: {error}")
+        except Exception as error:
+            self.add(f"stopped: {error if isinstance(error, LrpotError) else repr(error)}")
             raise
         finally:
             self.path = None

@@ -68,11 +68,37 @@ def test_the_end_of_a_fit_that_failed(tmp_path: Path) -> None:
     ]
 
 
-def test_a_log_that_cannot_be_written_ends_no_fit(tmp_path: Path) -> None:
-    (tmp_path / LOG).mkdir()
-    log, done = RunLog(), False
-    with log.written(tmp_path / LOG):
+def test_an_error_of_another_kind_is_kept_with_its_name(tmp_path: Path) -> None:
+    def fails() -> None:
+        with RunLog().written(tmp_path / LOG):
+            raise KeyError("a fault of our own")
+
+    with pytest.raises(KeyError):
+        fails()
+    assert (tmp_path / LOG).read_text().endswith("stopped: KeyError('a fault of our own')\n")
+
+
+@pytest.mark.parametrize("place", ["file/fit.log", "folder"], ids=["no folder", "a folder in its place"])
+def test_a_log_that_cannot_be_written_ends_no_fit(place: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "folder").mkdir()
+    log = RunLog()
+    with log.written(tmp_path / place):
         log.add("unheard")
-        done = True
-    assert done
-    assert not any((tmp_path / LOG).iterdir())
+    assert "unheard" in log.text
+    assert (tmp_path / "file").read_text() == "precious"
+    assert not any((tmp_path / "folder").iterdir())
+
+
+def test_a_log_that_cannot_be_read_is_not_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / LOG).write_text("of an earlier session\n")
+
+    def refuse(*args: object, **kwargs: object) -> str:
+        raise PermissionError
+
+    log = RunLog()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", refuse)
+        with log.written(tmp_path / LOG):
+            log.add("new")
+    assert (tmp_path / LOG).read_text() == "of an earlier session\n"

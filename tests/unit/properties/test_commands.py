@@ -93,6 +93,7 @@ def test_models_that_were_fitted_before_are_joined_and_calibrated(
     plain, joined = (rows_of(here / f"{name}.csv") for name in ("plain", "joined"))
     for one, other in zip(plain, joined, strict=True):
         assert float(other["gap"]) == float(one["gap"])
+        # two digits are printed
         assert float(other["gap_uncertainty"]) == pytest.approx(factor * float(one["gap_uncertainty"]), rel=0.1)
     labels = {atoms.get_chemical_formula(): atoms.info["gap"] for atoms in salts()}
     errors = [float(row["gap"]) - labels[row["formula"]] for row in joined]
