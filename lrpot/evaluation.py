@@ -15,6 +15,7 @@ from torch import Tensor
 from lrpot.charges.polarisation import acoustic_sum, charge_quantities, has_born_charges
 from lrpot.potential import PARTS, Potential
 from lrpot.structure import CHARGE_LABELS, LABELS, Structure, collate
+from lrpot.units import GPA
 
 # Edges evaluated at once; bounds the memory of a batch (about 1 GB at 64 features).
 MAX_EDGES = 60_000
@@ -24,6 +25,10 @@ UNITS |= {"charges": "e", "dipole": "e A", "born_charges": "e"}
 
 # Everything that has errors, in the order in which they are told.
 QUANTITIES = LABELS + CHARGE_LABELS
+
+# When the labels' pressure is said to be off: from how much on (GPa), how much more than it varies between structures,
+# how many of them it takes, and how well the model must know the forces (relative) to be worth hearing.
+OFFSET, OVER_SPREAD, OFFSET_STRUCTURES, FORCES_KNOWN = 0.1, 5.0, 5, 0.1
 
 
 @dataclass
@@ -78,6 +83,35 @@ class Evaluation:
         if len(self.acoustic_sums) == 0:
             return {}
         return {"rms": float((self.acoustic_sums**2).mean().sqrt()), "max": float(self.acoustic_sums.abs().max())}
+
+    def pressure_offset(self) -> dict[str, float]:
+        """Mean and standard deviation over the structures of the labelled pressure less the predicted one, GPa; empty
+        without labels of stress."""
+        if "stress" not in self.reference:
+            return {}
+        owner, place = self.places["stress"].long().unbind(dim=1)
+        diagonal = place % 4 == 0
+        difference = (self.predicted["stress"] - self.reference["stress"])[diagonal].double() * GPA
+        _, owner, counts = owner[diagonal].unique(return_inverse=True, return_counts=True)
+        pressure = torch.zeros(len(counts), dtype=torch.float64).index_add_(0, owner, difference) / counts
+        return {"mean": float(pressure.mean()), "spread": float(pressure.std(correction=0))}
+
+    def stress_doubt(self) -> str | None:
+        """What to say of labels of stress that are not the slope of the energies: their pressure is off by the same in
+        all structures, as Pulay stress is."""
+        offset, labelled = self.pressure_offset(), len(self.reference.get("stress", ())) // 9
+        if labelled < OFFSET_STRUCTURES or abs(offset["mean"]) < max(OFFSET, OVER_SPREAD * offset["spread"]):
+            return None
+        if "forces" in self.reference:
+            size = (self.reference["forces"] ** 2).mean().sqrt()
+            if self.errors()["forces"]["rmse"] > FORCES_KNOWN * size:
+                return None
+        side = "below" if offset["mean"] < 0 else "above"
+        return (
+            f"the pressure of the labels is {abs(offset['mean']):.3g} GPa {side} the slope of the model's energy, in "
+            f"all {labelled} structures alike (within {offset['spread']:.2g}): Pulay stress of a small basis, or a "
+            "kinetic part in it? Mend the labels, or fit without (training.stress_weight=0)"
+        )
 
     def errors(self) -> dict[str, Any]:
         """{quantity: {mae, rmse, max, unit}}, n_structures and n_atoms; ready for JSON."""

@@ -155,6 +155,8 @@ class PotentialRun(Run[Potential]):
         if self.data.test:
             self.test = shown.errors()
             self.console.line("test " + errors_text(self.test))
+        if doubt := shown.stress_doubt():
+            self.console.warn(doubt)
         pictures = [
             plots.parity(shown, self.out / "parity.png"),
             plots.learning_curves(self.done[1:], self.out / "learning_curves.png"),
