@@ -42,9 +42,12 @@ BACKBONE = "model.backbone."
 PAINN = {BACKBONE + "name": "painn", BACKBONE + "features": 64, BACKBONE + "interactions": 3}
 EQUIVARIANT = {BACKBONE + "name": "equivariant", BACKBONE + "features": 32, BACKBONE + "interactions": 2}
 ALONE = {"model.kernel.form": "none"}
+# norms of vectors without a cusp where those of a perfect crystal vanish
+ROUND = {BACKBONE + "epsilon": 0.01}
 ONE, THREE = {"training.stages": 1}, {"training.stages": 3}
 MODELS = {
     "PaiNN": {**PAINN, **ALONE},
+    "PaiNN, epsilon 0.01": {**PAINN, **ROUND, **ALONE},
     "PaiNN, long range, one step": {**PAINN, **ONE},
     "PaiNN, long range, three steps": {**PAINN, **THREE},
     "equivariant": {**EQUIVARIANT, **ALONE},
