@@ -84,9 +84,9 @@ class Evaluation:
             return {}
         return {"rms": float((self.acoustic_sums**2).mean().sqrt()), "max": float(self.acoustic_sums.abs().max())}
 
-    def pressure_offset(self) -> dict[str, float]:
-        """Mean and standard deviation over the structures of the labelled pressure less the predicted one, GPa; empty
-        without labels of stress."""
+    def pressure_offset(self) -> dict[str, Any]:
+        """{mean, spread, unit} over the structures of the labelled pressure less the predicted one, GPa; the spread is
+        the standard deviation; empty without labels of stress."""
         if "stress" not in self.reference:
             return {}
         owner, place = self.places["stress"].long().unbind(dim=1)
@@ -94,7 +94,7 @@ class Evaluation:
         difference = (self.predicted["stress"] - self.reference["stress"])[diagonal].double() * GPA
         _, owner, counts = owner[diagonal].unique(return_inverse=True, return_counts=True)
         pressure = torch.zeros(len(counts), dtype=torch.float64).index_add_(0, owner, difference) / counts
-        return {"mean": float(pressure.mean()), "spread": float(pressure.std(correction=0))}
+        return {"mean": float(pressure.mean()), "spread": float(pressure.std(correction=0)), "unit": "GPa"}
 
     def stress_doubt(self) -> str | None:
         """What to say of labels of stress that are not the slope of the energies: their pressure is off by the same in
