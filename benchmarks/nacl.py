@@ -64,7 +64,7 @@ ALONE: Settings = {"model.kernel.form": "none"}
 FREE: Settings = {"model.kernel.form": "free", "model.charges.init": "oxidation"}
 PUBLISHED: Settings = FREE | {"model.kernel.envelope": 1.0, "model.charges.neutrality": "shift"}
 ONE: Settings = {"training.stages": 1}
-THREE: Settings = {"training.schedule": "published"}
+PUBLISHED_SCHEDULE: Settings = {"training.schedule": "published"}
 # what Yu et al. seem to have fitted
 ENERGIES: Settings = {"training.force_weight": 0.0}
 # of the reciprocal part of a sum over Gaussians exp(-eta r^2), which ends where the labels have no more digits
@@ -79,13 +79,13 @@ RECIPROCAL: Settings = {
 MODELS: dict[str, Settings] = {
     "network alone": ALONE,
     "published, one step": PUBLISHED | ONE,
-    "published, three steps": PUBLISHED | THREE,
+    "published, three steps": PUBLISHED | PUBLISHED_SCHEDULE,
     "energies only, network alone": ENERGIES | ALONE,
     "energies only, published, one step": ENERGIES | PUBLISHED | ONE,
-    "energies only, published, three steps": ENERGIES | PUBLISHED | THREE,
+    "energies only, published, three steps": ENERGIES | PUBLISHED | PUBLISHED_SCHEDULE,
     "free, physics-first": FREE | {"training.schedule": "physics-first"},
     "default, one step": ONE,
-    "default, published schedule": THREE,
+    "default, published schedule": PUBLISHED_SCHEDULE,
     "default, physical-start": {"training.schedule": "physical-start"},
     "default, physics-first": {"training.schedule": "physics-first"},
     "default, physics-first from ±0.5 e": {

@@ -88,8 +88,8 @@ def evaluate(
     console.table(title, ["quantity", "MAE", "RMSE", "max"], lines)
     if any("born_charges" in s for s in structures) and "born_charges" not in errors:
         console.warn("Born charges are not compared: this model has no charges, or they flow through the whole crystal")
-    if doubt := evaluation.stress_doubt():
-        console.warn(doubt)
+    if shifted := evaluation.stress_doubt():
+        console.warn(shifted)
     if not errors.keys() & set(QUANTITIES):
         raise DataError(f"{data}: no label in it is one that this model predicts; use lrpot predict")
     charges, long_range = evaluation.charges_by_element(), evaluation.long_range()
@@ -104,8 +104,8 @@ def evaluate(
     if uncertainty:
         console.table("uncertainties beside errors", *quality_table(uncertainty))
     if isinstance(potential, Ensemble):
-        for own in doubts(potential):
-            console.warn(own)
+        for doubt in doubts(potential):
+            console.warn(doubt)
     _tell_sums(console, evaluation)
     _tell_scale(console, along_scale)
     report = {
