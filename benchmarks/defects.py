@@ -39,11 +39,11 @@ INP = {"v": "vacancies", "a": "antisites", "i": "interstitials"}
 KEYS = ("model", "split", "training rows")  # tell records apart
 
 BACKBONE = "model.backbone."
-PAINN = {BACKBONE + "name": "painn", BACKBONE + "features": 64, BACKBONE + "interactions": 3}
+# norms of vectors as published: with a cusp where those of a perfect crystal vanish
+CUSP, ROUND = {BACKBONE + "epsilon": 1e-8}, {BACKBONE + "epsilon": 0.01}
+PAINN = {BACKBONE + "name": "painn", BACKBONE + "features": 64, BACKBONE + "interactions": 3, **CUSP}
 EQUIVARIANT = {BACKBONE + "name": "equivariant", BACKBONE + "features": 32, BACKBONE + "interactions": 2}
 ALONE = {"model.kernel.form": "none"}
-# norms of vectors without a cusp where those of a perfect crystal vanish
-ROUND = {BACKBONE + "epsilon": 0.01}
 ONE, THREE = {"training.stages": 1}, {"training.stages": 3}
 MODELS = {
     "PaiNN": {**PAINN, **ALONE},

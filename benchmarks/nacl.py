@@ -133,6 +133,8 @@ class Job:
             "interactions": self.interactions,
             "cutoff": CUTOFF,
         }
+        if backbone["name"] == "painn":
+            backbone |= {"epsilon": 1e-8}  # as published
         if self.backbone == "dimenet++":  # the other widths, in the ratios of lrpot's defaults
             backbone |= {"triplet_features": max(self.features // 2, 1), "output_features": 2 * self.features}
         models = RECIPROCAL_MODELS if alone else MODELS

@@ -33,7 +33,7 @@ from lrpot.workflows.pictures import band_ticks
 
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "images" / "phonons.png"
 EPOCHS = 30  # of each stage
-COMMON = ["model.backbone.features=32", "model.backbone.interactions=1", "model.backbone.epsilon=0.01"]
+COMMON = ["model.backbone.features=32", "model.backbone.interactions=1"]
 FITS = {
     "network alone": ["--kernel", "none", "--set", *COMMON, f"training.max_epochs={3 * EPOCHS}"],
     "long range": ["--set", *COMMON, f"training.max_epochs={EPOCHS}"],

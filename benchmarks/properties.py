@@ -33,7 +33,13 @@ from lrpot.training.cross_validation import cross_validate
 
 ENCODER = "properties.encoder."
 BACKBONE = ENCODER + "backbone."
-PAINN = {ENCODER + "name": "yu", BACKBONE + "features": 64, BACKBONE + "interactions": 2, BACKBONE + "cutoff": 4.0}
+PAINN = {
+    ENCODER + "name": "yu",
+    BACKBONE + "features": 64,
+    BACKBONE + "interactions": 2,
+    BACKBONE + "cutoff": 4.0,
+    BACKBONE + "epsilon": 1e-8,  # as published
+}
 LARGER = {**PAINN, BACKBONE + "interactions": 3, BACKBONE + "cutoff": 5.0}
 ALONE = {ENCODER + "descriptor": None}
 DESCRIPTOR = {ENCODER + "name": "yu", ENCODER + "backbone": None}

@@ -62,6 +62,7 @@ def same_in_lrpot(network: nn.Module, kernel: str = "none") -> Potential:
         "model.backbone.radial_basis": RADIAL_BASIS,
         "model.backbone.cutoff": CUTOFF,
         "model.backbone.cutoff_function": "cosine",
+        "model.backbone.epsilon": backbone.mixing[0].epsilon,
     }
     model = build_potential(make_config(None, settings).model, NACL)
     model.short.load_state_dict(converted.short.state_dict())

@@ -37,7 +37,7 @@ class PaiNN(nn.Module):
         radial_basis: int = 20,
         cutoff: float = 5.0,
         cutoff_function: str = "smooth",
-        epsilon: float = 1e-8,
+        epsilon: float = 0.01,
     ) -> None:
         """
         Args:
@@ -47,8 +47,8 @@ class PaiNN(nn.Module):
             cutoff: A.
             cutoff_function: "smooth" (two continuous derivatives, so that MD conserves energy) or "cosine"
                 (one continuous derivative; SchNetPack's).
-            epsilon: norms of vectors are sqrt(|v|^2 + epsilon). The default, SchNetPack's, leaves a cusp of the energy
-                where vectors vanish, as they do at the sites of many perfect crystals; 0.01 rounds it.
+            epsilon: norms of vectors are sqrt(|v|^2 + epsilon). Next to nothing, as published (1e-8 in SchNetPack), it
+                leaves a cusp of the energy where vectors vanish, as they do at the sites of many perfect crystals.
         Raises:
             ConfigError: a value out of range.
         """

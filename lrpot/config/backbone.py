@@ -22,10 +22,10 @@ class PaiNNConfig(Section):
         "smooth", description="smooth: two continuous derivatives; cosine: one (SchNetPack's)."
     )
     epsilon: float = Field(
-        1e-8,
+        0.01,
         gt=0,
-        description="Norms of vectors are sqrt(|v|^2 + epsilon). 1e-8 (SchNetPack's) leaves a cusp of the energy at "
-        "the sites of perfect crystals, which spoils phonons; 0.01 rounds it.",
+        description="Norms of vectors are sqrt(|v|^2 + epsilon). As published (1e-8 in SchNetPack) they leave a cusp "
+        "of the energy at the sites of perfect crystals, which spoils phonons; 0.01 rounds it.",
     )
 
 

@@ -57,8 +57,6 @@ FUNCTIONS = (
     "schnetpack.nn.activations.shifted_softplus",
 )
 
-EPSILON = 1e-8  # of the mixing blocks; the default of both
-
 
 def convert_schnetpack(
     path: str | Path,
@@ -223,8 +221,8 @@ def _settings(painn: Any, path: Path, length: float) -> dict[str, Any]:
         if float((values.detach().double() - expected).abs().max()) > GRID * cutoff:
             raise _refuse(path, f"its Gaussians are not spread evenly from 0 to the cutoff of {cutoff:g}")
     epsilon = {mixing.epsilon for mixing in painn.mixing}
-    if epsilon != {EPSILON}:
-        raise _refuse(path, f"epsilon of its mixing is {epsilon}, not {EPSILON:g}")
+    if len(epsilon) > 1:
+        raise _refuse(path, f"epsilon of its mixing is not the same in all blocks: {sorted(epsilon)}")
     _check_activations([m for block in (*painn.interactions, *painn.mixing) for m in _context(block)], path)
     if painn.embedding.num_embeddings > MAX_ATOMIC_NUMBER + 1:
         raise _refuse(path, f"its embedding has {painn.embedding.num_embeddings} rows")
@@ -235,6 +233,7 @@ def _settings(painn: Any, path: Path, length: float) -> dict[str, Any]:
         "radial_basis": basis.n_rbf,
         "cutoff": cutoff * length,
         "cutoff_function": "cosine",
+        "epsilon": epsilon.pop(),
     }
 
 

@@ -119,6 +119,7 @@ VARIANTS: dict[str, dict] = {
     "shared filters": {"shared_filters": True},
     "all shared, small embedding": {"shared_filters": True, "shared_interactions": True, "max_z": 18},
     "module for silu": {"activation": nn.SiLU()},
+    "round norms": {"epsilon": 1e-2},
 }
 
 
@@ -200,6 +201,12 @@ def _atomwise(schnetpack, **settings) -> nn.Module:
     )
 
 
+def _two_epsilons(schnetpack) -> nn.Module:
+    model = potential(schnetpack)
+    model.representation.mixing[1].epsilon = 1e-2
+    return model
+
+
 REFUSED: dict[str, tuple[Callable, str]] = {
     "schnet": (_schnet, "its representation is SchNet, not PaiNN"),
     "cutoff": (lambda s: potential(s, cutoff_fn=s.nn.MollifierCutoff(CUTOFF)), "uses MollifierCutoff instead"),
@@ -207,7 +214,7 @@ REFUSED: dict[str, tuple[Callable, str]] = {
     "grid": (lambda s: potential(s, radial_basis=s.nn.GaussianRBF(12, 5.5)), "not spread evenly"),
     "start": (lambda s: potential(s, radial_basis=s.nn.GaussianRBF(12, CUTOFF, start=0.5)), "not spread evenly"),
     "activation": (lambda s: potential(s, activation=s.nn.shifted_softplus), "an activation is shifted_softplus"),
-    "epsilon": (lambda s: potential(s, epsilon=1e-6), "epsilon of its mixing"),
+    "epsilon": (_two_epsilons, "epsilon of its mixing is not the same in all blocks: [1e-08, 0.01]"),
     "rows": (lambda s: potential(s, max_z=130), "its embedding has 130 rows"),
     "readout": (lambda s: _atomwise(s, activation=s.nn.shifted_softplus), "an activation is shifted_softplus"),
     "layers": (lambda s: _atomwise(s, n_layers=3), "its readout has layers of 8, 4, 1 instead of 8, 1"),

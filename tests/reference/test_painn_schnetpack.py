@@ -21,7 +21,7 @@ def both(schnetpack, dtype: torch.dtype) -> tuple[PaiNN, nn.Module]:
     """Our network and SchNetPack's with the same random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        ours = PaiNN(FEATURES, INTERACTIONS, RADIAL_BASIS, CUTOFF, cutoff_function="cosine")
+        ours = PaiNN(FEATURES, INTERACTIONS, RADIAL_BASIS, CUTOFF, cutoff_function="cosine", epsilon=1e-8)
         for parameter in ours.parameters():
             if parameter.ndim == 1:
                 nn.init.normal_(parameter, std=0.2)  # biases start at zero and would hide
@@ -93,7 +93,7 @@ def test_smooth_cutoff_is_another_function(schnetpack, random_crystal) -> None:
     """The comparison above can fail: another cutoff function is seen."""
     s = random_crystal(11, 10)
     cosine, _ = both(schnetpack, torch.float64)
-    smooth = PaiNN(FEATURES, INTERACTIONS, RADIAL_BASIS, CUTOFF).double()
+    smooth = PaiNN(FEATURES, INTERACTIONS, RADIAL_BASIS, CUTOFF, epsilon=1e-8).double()
     smooth.load_state_dict(cosine.state_dict())
     difference = (smooth(s, edge_vectors(s)).scalar - cosine(s, edge_vectors(s)).scalar).abs().max()
     assert float(difference.detach()) > 1e-3
