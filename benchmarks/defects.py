@@ -133,10 +133,10 @@ def _fitted(
     split.parent.mkdir(parents=True, exist_ok=True)
     split.write_text(json.dumps({part: sorted(rows) for part, rows in parts.items()}))
     if settings.get("training.stages") == 3:
-        # the second stage fits a few numbers
-        second = max(1, epochs // 10)
-        settings = {**settings, "training.per_stage": {2: {"max_epochs": second}}}
-        epochs = (epochs - second) // 2
+        # the second stage fits a few numbers, and the third polishes
+        second, third = max(1, epochs // 10), max(1, epochs // 5)
+        settings = {**settings, "training.per_stage": {2: {"max_epochs": second}, 3: {"max_epochs": third}}}
+        epochs -= second + third
     settings = {**settings, "training.max_epochs": epochs, "data.split": str(split)}
     if not (out / "results.json").exists():
         begun = (out / "config.yaml").exists()

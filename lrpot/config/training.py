@@ -23,6 +23,9 @@ Loss = Literal["mse", "mae", "huber"]
 LearningRateSchedule = Literal["cosine", "plateau"]
 Logger = Literal["csv", "tensorboard", "wandb"]
 
+# At the full rate the first epochs ruin what stage 1 has learned, and the rest of the stage mends it.
+LAST_STAGE_LR = 0.1
+
 
 class StageConfig(Section):
     """Settings of one stage that differ from those of the fit; null where they do not."""
@@ -108,7 +111,12 @@ class TrainingConfig(Section):
         "accumulate x batch_size structures in the memory of one batch. The last step of an epoch takes the batches "
         "that are left.",
     )
-    lr: float = Field(5e-3, gt=0, description="Learning rate of Adam for the network.")
+    lr: float = Field(
+        5e-3,
+        gt=0,
+        description=f"Learning rate of Adam for the network; the last of three stages, which begins with a fitted "
+        f"network, takes {LAST_STAGE_LR:g} of it unless per_stage says otherwise.",
+    )
     lr_long: PositiveFloat | Literal["auto"] = Field(
         "auto", description="Learning rate for charges and kernel; auto: lr times (residual / long-range forces)."
     )
@@ -213,7 +221,11 @@ class TrainingConfig(Section):
             number: of the stage, from 1.
         """
         stage = self.per_stage.get(number)  # type: ignore[call-overload]
-        return self.model_copy(update={"per_stage": {}} | (stage.model_dump() if stage else {}))
+        own = stage.model_dump() if stage else {}
+        # fine-tuning has a low rate in every stage
+        if number == 3 and self.finetune.model is None:
+            own = {"lr": self.lr * LAST_STAGE_LR} | own
+        return self.model_copy(update={"per_stage": {}} | own)
 
     def weight(self, name: str) -> float:
         """The largest value that a weight has in any stage: 0 if it is used in none."""
