@@ -54,6 +54,7 @@ TESTS = {
 }
 
 CUTOFF = 5.0  # A
+LR = 5e-3
 WIDTH = {"painn": 64, "dimenet++": 128}  # defaults of lrpot
 DEPTH = {"painn": 3, "dimenet++": 4}
 NO_NETWORK = "none"
@@ -141,7 +142,9 @@ class Job:
         chosen = models[self.model]
         one = alone or chosen.get("training.stages") == 1 or chosen.get("model.kernel.form") == "none"
         epochs = 3 * self.epochs if one else self.epochs
-        common = {"training.seed": self.seed, "training.max_epochs": epochs}
+        common: Settings = {"training.seed": self.seed, "training.max_epochs": epochs}
+        if not one:
+            common["training.per_stage"] = {3: {"lr": LR}}  # all stages began alike when these rows were fitted
         return {f"model.backbone.{name}": value for name, value in backbone.items()} | common | chosen
 
 

@@ -25,11 +25,12 @@ from timing import RESULTS, machine, write
 
 RESULT = RESULTS / "size_transfer.json"
 EPOCHS = 30  # of each stage
-NETWORK = ["model.backbone.features=32", "model.backbone.interactions=1"]
+NETWORK = ["model.backbone.features=32", "model.backbone.interactions=1", "model.backbone.epsilon=1e-8"]
 DEEP = "model.backbone.interactions=3"
 # files of 64 and 512 atoms, name in born.json
 SETS = {"NaCl": ("NaCl_rd_64", "NaCl_rd_512", "NaCl_rd"), "MgO": ("MgO_64", "MgO_512", "MgO")}
-THREE = ["--set", *NETWORK, f"training.max_epochs={EPOCHS}"]
+# all stages began at the same rate when these rows were fitted
+THREE = ["--set", *NETWORK, f"training.max_epochs={EPOCHS}", "training.per_stage.3.lr=5e-3"]
 ONE = ["--set", *NETWORK, f"training.max_epochs={3 * EPOCHS}"]
 DEFAULT = "physical-start, prefit"
 RUNS = {
