@@ -44,15 +44,17 @@ CUSP, ROUND = {BACKBONE + "epsilon": 1e-8}, {BACKBONE + "epsilon": 0.01}
 PAINN = {BACKBONE + "name": "painn", BACKBONE + "features": 64, BACKBONE + "interactions": 3, **CUSP}
 EQUIVARIANT = {BACKBONE + "name": "equivariant", BACKBONE + "features": 32, BACKBONE + "interactions": 2}
 ALONE = {"model.kernel.form": "none"}
-EQUILIBRATED = {"model.charges.kind": "equilibration"}
+PUBLISHED_SCHEDULE = {"training.schedule": "published"}
+LABELLED = {"model.charges.kind": "equilibration", "training.charge_weight": 1.0}
 ONE, THREE = {"training.stages": 1}, {"training.stages": 3}
 MODELS = {
     "PaiNN": {**PAINN, **ALONE},
     "PaiNN, epsilon 0.01": {**PAINN, **ROUND, **ALONE},
     "PaiNN, long range, one step": {**PAINN, **ONE},
     "PaiNN, long range, three steps": {**PAINN, **THREE},
-    "PaiNN, equilibrated charges": {**PAINN, **EQUILIBRATED, **ONE},
-    "PaiNN, equilibrated charges, labelled": {**PAINN, **EQUILIBRATED, **ONE, "training.charge_weight": 1.0},
+    "PaiNN, long range, three steps, published": {**PAINN, **THREE, **PUBLISHED_SCHEDULE},
+    "PaiNN, labelled charges, three steps, published": {**PAINN, **THREE, **PUBLISHED_SCHEDULE, **LABELLED},
+    "PaiNN, labelled charges, one step": {**PAINN, **ONE, **LABELLED},
     "equivariant": {**EQUIVARIANT, **ALONE},
     "equivariant, long range, one step": {**EQUIVARIANT, **ONE},
     "equivariant, long range, three steps": {**EQUIVARIANT, **THREE},
