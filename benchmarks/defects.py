@@ -44,6 +44,8 @@ CUSP, ROUND = {BACKBONE + "epsilon": 1e-8}, {BACKBONE + "epsilon": 0.01}
 PAINN = {BACKBONE + "name": "painn", BACKBONE + "features": 64, BACKBONE + "interactions": 3, **CUSP}
 EQUIVARIANT = {BACKBONE + "name": "equivariant", BACKBONE + "features": 32, BACKBONE + "interactions": 2}
 ALONE = {"model.kernel.form": "none"}
+# cells of any composition are neutral, as those of the labels are
+NEUTRAL = {"model.charges.neutrality": "shift"}
 PUBLISHED_SCHEDULE = {"training.schedule": "published"}
 LABELLED = {"model.charges.kind": "equilibration", "training.charge_weight": 1.0}
 ONE, THREE = {"training.stages": 1}, {"training.stages": 3}
@@ -52,6 +54,8 @@ MODELS = {
     "PaiNN, epsilon 0.01": {**PAINN, **ROUND, **ALONE},
     "PaiNN, long range, one step": {**PAINN, **ONE},
     "PaiNN, long range, three steps": {**PAINN, **THREE},
+    "PaiNN, long range, neutral, one step": {**PAINN, **ONE, **NEUTRAL},
+    "PaiNN, long range, neutral, three steps": {**PAINN, **THREE, **NEUTRAL},
     "PaiNN, long range, three steps, published": {**PAINN, **THREE, **PUBLISHED_SCHEDULE},
     "PaiNN, labelled charges, three steps, published": {**PAINN, **THREE, **PUBLISHED_SCHEDULE, **LABELLED},
     "PaiNN, labelled charges, one step": {**PAINN, **ONE, **LABELLED},
