@@ -36,10 +36,17 @@ NO_COULOMB = "it needs a Coulomb kernel with its complement"
 
 @dataclass(frozen=True)
 class StartingCharges:
-    """Charges in e by atomic number, and a sentence on where they come from."""
+    """Charges before a fit.
+
+    Attributes:
+        values: e, by atomic number.
+        origin: a sentence on where they come from.
+        guessed: whether the forces were asked and did not tell.
+    """
 
     values: dict[int, float]
     origin: str
+    guessed: bool = False
 
 
 def starting_charges(
@@ -82,7 +89,7 @@ def starting_charges(
         origin += ", not screened: the forces give no factor"
     if config.init == "prefit":
         origin += f" (the prefit was refused: {refusal})"
-    return StartingCharges(values, origin)
+    return StartingCharges(values, origin, guessed=coulomb and config.init == "prefit")
 
 
 def given_charges(

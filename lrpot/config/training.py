@@ -68,7 +68,8 @@ class TrainingConfig(Section):
         "auto",
         description="What the stages see: published (stage 1 has no long range), physical-start (stage 1 has it, "
         "frozen), physics-first (charges and kernel before the network), long-range-only (one stage of charges and "
-        "kernel; the network stays zero); auto: physical-start for coulomb, else published.",
+        "kernel; the network stays zero); auto: physical-start for coulomb with charges that are given or that the "
+        "forces tell, else published.",
     )
     loss: Loss = Field(
         "mse",

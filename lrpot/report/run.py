@@ -14,7 +14,7 @@ from lrpot.errors import DataError
 from lrpot.training.checkpoint import usable_checkpoint
 from lrpot.training.record import RECORD
 from lrpot.training.run import CHECKPOINTS, SPLIT
-from lrpot.training.stages import Stage, plan
+from lrpot.training.stages import Stage, decided, plan
 from lrpot.training.summary import charge_warnings
 
 
@@ -90,7 +90,7 @@ def read_run(path: Path) -> Run:
     return Run(
         path=path,
         config=config,
-        plan=plan(config),
+        plan=plan(decided(config, stages)),
         stages=stages,
         running=[] if model.exists() else _history(path / CHECKPOINTS / str(max(len(stages), 1)), warnings),
         models=models,

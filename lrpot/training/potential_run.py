@@ -30,7 +30,7 @@ from lrpot.training.dataset import supervised
 from lrpot.training.finetune import take_over
 from lrpot.training.module import StageModule
 from lrpot.training.run import MODEL, Run
-from lrpot.training.stages import Stage, plan
+from lrpot.training.stages import Stage, decided, plan
 from lrpot.training.summary import (
     charge_sizes,
     charge_warnings,
@@ -47,7 +47,15 @@ class PotentialRun(Run[Potential]):
 
     @property
     def stages(self) -> list[Stage]:
-        return plan(self.config)
+        return plan(decided(self.config, self.done))
+
+    @property
+    def schedule(self) -> str:
+        config = decided(self.config, self.done)
+        if len(self.stages) == 1:
+            return ""
+        why = "" if config is self.config else ", for the forces do not tell the charges"
+        return f"; schedule {config.schedule}{why}"
 
     @property
     def titles(self) -> list[str]:
@@ -94,7 +102,7 @@ class PotentialRun(Run[Potential]):
     def _fresh_model(self) -> Potential:
         model = build_potential(self.config.model, self.data.elements)
         model.set_precision(getattr(torch, self.config.training.dtype))
-        origin = None
+        origin, guessed = None, False
         if model.long is not None:
             start = starting_charges(
                 self.config.model.charges,
@@ -109,10 +117,10 @@ class PotentialRun(Run[Potential]):
                     "--set model.charges.init='{Na: 0.5, Cl: -0.5}'"
                 )
             set_start(model, start.values, self.data.train)
-            origin = start.origin
+            origin, guessed = start.origin, self.processes.from_first(start.guessed)
         store_known(model, self.data.train, {"long"}, self.processes)
         fit_baseline(model, self.data.train)
-        self._keep_start(model, origin)
+        self._keep_start(model, origin, guessed)
         return model
 
     def _taken_over(self, start: Potential) -> Potential:
@@ -120,10 +128,10 @@ class PotentialRun(Run[Potential]):
         self._keep_start(model, self.config.training.finetune.model)
         return model
 
-    def _keep_start(self, model: Potential, origin: str | None) -> None:
+    def _keep_start(self, model: Potential, origin: str | None, guessed: bool = False) -> None:
         """The model before any training is kept like one after a stage: the yardstick for what the stages bring."""
         model.to(self.device)
-        self.keep(model, {"stage": 0, "title": "start", "origin": origin, **self.results(model)})
+        self.keep(model, {"stage": 0, "title": "start", "origin": origin, "guessed": guessed, **self.results(model)})
 
     def _prepare(self, model: Potential, stage: Stage, training: TrainingConfig) -> tuple[dict[str, float], float]:
         """Scales of the loss and the learning rate of the long-range part; `known_*` of all structures are set."""

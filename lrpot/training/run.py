@@ -81,6 +81,11 @@ class Run(Generic[AnyModel]):
         """Of the stages, in order."""
         raise NotImplementedError
 
+    @property
+    def schedule(self) -> str:
+        """What the stages see, to be told behind a list of other things; nothing where there is no choice."""
+        return ""
+
     def stage_training(self, number: int) -> TrainingConfig:
         """Settings of the training of a stage, counted from 1."""
         return self.config.training.for_stage(number)
@@ -137,11 +142,8 @@ class Run(Generic[AnyModel]):
             n = sum(p.numel() for p in model.parameters())
             size = f"; {n} parameters" if n else ""
             sizes = f"{len(self.data.train)} training, {len(self.data.valid)} validation, {len(self.data.test)} test"
-            schedule = (
-                f"; schedule {self.config.schedule}" if self.config.task == "potential" and len(titles) > 1 else ""
-            )
             together = f"; {self.processes.size} processes" if self.processes.size > 1 else ""
-            console.line(f"{sizes} structures{size}{schedule}{together}")
+            console.line(f"{sizes} structures{size}{self.schedule}{together}")
         loggers = open_loggers(self.config, self.out) if self.processes.first else nullcontext(self.log)
         try:
             with finish_step_on_ctrl_c(console.warn) as self.interrupted, loggers as self.log:

@@ -5,7 +5,9 @@ Source: Yu et al. 2022, the three-step strategy; the schedules other than "publi
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lrpot.config import FitConfig
 
@@ -39,8 +41,23 @@ class Stage:
         return self.trained | {"offset"}
 
 
+def decided(config: FitConfig, done: Sequence[Mapping[str, Any]]) -> FitConfig:
+    """The settings with the schedule that the data decided, where it was left to them.
+
+    Charges that the forces of the data do not determine are a guess. Frozen beside the network from the first stage
+    on, a wrong guess is a long range that no network with a cutoff can take back; so the network comes first.
+
+    Args:
+        done: the entries of the start and of all stages so far.
+    """
+    if not done or not done[0].get("guessed") or config.training.schedule != "auto":
+        return config
+    training = config.training.model_copy(update={"schedule": "published"})
+    return config.model_copy(update={"training": training})
+
+
 def plan(config: FitConfig) -> list[Stage]:
-    """The stages of a fit, in order."""
+    """The stages of a fit, in order, once its schedule is decided."""
     short, long = frozenset({"short"}), frozenset({"long"})
     if config.training.finetune.model is not None:
         return _from_a_model(config)

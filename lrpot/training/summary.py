@@ -13,7 +13,7 @@ from ase.data import chemical_symbols
 from lrpot.config import FitConfig
 from lrpot.evaluation import QUANTITIES, UNITS, Evaluation
 from lrpot.potential import Potential
-from lrpot.training.stages import plan
+from lrpot.training.stages import decided, plan
 
 # Charges below this (e), where they started larger, have been driven out by the network.
 COLLAPSED = 0.1
@@ -49,7 +49,7 @@ def charge_warnings(done: list[dict[str, Any]], config: FitConfig) -> list[str]:
     """
     # a run that an earlier version began has no sizes of its start
     before, now = done[0].get("charge_sizes"), done[-1]["charge_sizes"]
-    fitted = done[-1]["stage"] > 0 and "long" in plan(config)[done[-1]["stage"] - 1].trained
+    fitted = done[-1]["stage"] > 0 and "long" in plan(decided(config, done))[done[-1]["stage"] - 1].trained
     if not before or not now or not fitted or max(now.values()) >= COLLAPSED or max(before.values()) < COLLAPSED:
         return []
     sizes = ", ".join(f"{symbol} {size:.5f}" for symbol, size in now.items())

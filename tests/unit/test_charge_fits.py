@@ -6,6 +6,7 @@ import json
 from itertools import pairwise
 from pathlib import Path
 
+import ase.io
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from lrpot.charges import CHARGES, EquilibratedCharges
 from lrpot.config import make_config
 from lrpot.data.readers import to_structure
 from lrpot.evaluation import evaluate_structures
+from lrpot.report.run import read_run
 from lrpot.structure import Structure, collate_with_gaps
 from lrpot.training.baseline import set_start, store_known
 from lrpot.training.module import StageModule
@@ -75,6 +77,27 @@ def test_fit_starts_with_the_charges_of_the_data(charges: str, data: Path, tmp_p
     assert start["Cl"] == pytest.approx(-CHARGE, abs=0.02)
     # physical-start: they are there from the first stage on
     assert result.stages[1]["charges"]["Na"] == pytest.approx(start["Na"], abs=1e-6)
+
+
+def test_the_network_comes_before_charges_that_the_forces_do_not_tell(tmp_path: Path) -> None:
+    """A schedule that was asked for stays."""
+    rows = ionic_rows(16)
+    for atoms in rows:
+        atoms.pbc = False  # no Coulomb field of a crystal to see charges by
+    ase.io.write(tmp_path / "rows.extxyz", rows)
+    settings = SMALL | {"training.max_epochs": 1}
+    result = fit(tmp_path / "rows.extxyz", out=tmp_path / "run", settings=settings, verbose=False)
+    charges = [stage["charges"]["Na"] for stage in result.stages]
+    assert charges[0] > 0.5
+    assert charges[1] == 0.0
+    assert charges[2] > 0.5
+    told = "; schedule published, for the forces do not tell the charges"
+    assert told in (tmp_path / "run/fit.log").read_text()
+    assert read_run(tmp_path / "run").plan[0].title == "real space, no long range"
+    own = settings | {"training.schedule": "physical-start"}
+    result = fit(tmp_path / "rows.extxyz", out=tmp_path / "own", settings=own, verbose=False)
+    assert result.stages[1]["charges"]["Na"] == charges[0]
+    assert told not in (tmp_path / "own/fit.log").read_text()
 
 
 @pytest.mark.parametrize("charges", SEEING)

@@ -63,12 +63,16 @@ def test_start_where_the_prefit_is_refused_tells_why() -> None:
     assert found.values == {11: 1.0, 17: -1.0}
     assert found.origin.startswith("oxidation states of ClNa, not screened")
     assert "(the prefit was refused: no periodic structure with forces to fit charges to)" in found.origin
+    assert found.guessed
+    assert not start("oxidation", structures).guessed
+    assert not start({"Na": 1.0, "Cl": -1.0}, structures).guessed
 
 
 def test_start_without_a_complement_does_not_prefit() -> None:
     found = start("prefit", sample()[:1], coulomb=False)
     assert found.values == {11: 1.0, 17: -1.0}
     assert "the prefit was refused: it needs a Coulomb kernel with its complement" in found.origin
+    assert not found.guessed  # the forces were not asked
 
 
 def test_the_prefit_of_a_fit_is_that_of_the_command() -> None:

@@ -341,6 +341,11 @@ def test_collapsed_charges_are_told_for_every_kind(kind: str) -> None:
     published = config(model__charges__kind=kind, training__schedule="published")
     (warning,) = charge_warnings(entries(0.9, 0.0, 0.02), published)
     assert "use --schedule physical-start" in warning
+    # the data and not the user put the network first
+    guess = entries(0.9, 0.0, 0.02)
+    guess[0]["guessed"] = True
+    (warning,) = charge_warnings(guess, physical)
+    assert "training.charge_weight" in warning
     at_once = config(model__charges__kind=kind, training__stages=1)
     assert len(charge_warnings(entries(0.9, 0.02), at_once)) == 1
     first = config(model__charges__kind=kind, training__schedule="physics-first")
