@@ -46,7 +46,7 @@ EQUIVARIANT = {BACKBONE + "name": "equivariant", BACKBONE + "features": 32, BACK
 ALONE = {"model.kernel.form": "none"}
 # cells of any composition are neutral, as those of the labels are
 NEUTRAL = {"model.charges.neutrality": "shift"}
-PUBLISHED_SCHEDULE = {"training.schedule": "published"}
+PHYSICAL_START = {"training.schedule": "physical-start"}
 LABELLED = {"model.charges.kind": "equilibration", "training.charge_weight": 1.0}
 ONE, THREE = {"training.stages": 1}, {"training.stages": 3}
 MODELS = {
@@ -54,11 +54,9 @@ MODELS = {
     "PaiNN, epsilon 0.01": {**PAINN, **ROUND, **ALONE},
     "PaiNN, long range, one step": {**PAINN, **ONE},
     "PaiNN, long range, three steps": {**PAINN, **THREE},
-    "PaiNN, long range, neutral, one step": {**PAINN, **ONE, **NEUTRAL},
-    "PaiNN, long range, neutral, three steps": {**PAINN, **THREE, **NEUTRAL},
-    "PaiNN, long range, three steps, published": {**PAINN, **THREE, **PUBLISHED_SCHEDULE},
-    "PaiNN, labelled charges, three steps, published": {**PAINN, **THREE, **PUBLISHED_SCHEDULE, **LABELLED},
-    "PaiNN, labelled charges, one step": {**PAINN, **ONE, **LABELLED},
+    "PaiNN, charges frozen first": {**PAINN, **THREE, **PHYSICAL_START},
+    "PaiNN, charges frozen first, neutral": {**PAINN, **THREE, **PHYSICAL_START, **NEUTRAL},
+    "PaiNN, labelled charges, three steps": {**PAINN, **THREE, **LABELLED},
     "equivariant": {**EQUIVARIANT, **ALONE},
     "equivariant, long range, one step": {**EQUIVARIANT, **ONE},
     "equivariant, long range, three steps": {**EQUIVARIANT, **THREE},
