@@ -24,7 +24,7 @@ LearningRateSchedule = Literal["cosine", "plateau"]
 Logger = Literal["csv", "tensorboard", "wandb"]
 
 # At the full rate the first epochs ruin what stage 1 has learned, and the rest of the stage mends it.
-LAST_STAGE_LR = 0.1
+LAST_STAGE_LR = 0.2
 
 
 class StageConfig(Section):

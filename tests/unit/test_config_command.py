@@ -155,7 +155,7 @@ def test_every_setting_is_shown_with_its_sentence() -> None:
         # other networks; and what a stage may change, which is shown once, for the fit
         if name.split(".")[0] not in ("DimeNetPlusPlusConfig", "EquivariantConfig", "StageConfig"):
             assert " ".join(str(field.description).split()) in words, name
-    assert "Learning rate of Adam for the network. Default: 0.005." in words
+    assert "unless per_stage says otherwise. Default: 0.005." in words
     assert max(map(len, text.splitlines())) <= 120
 
 

@@ -311,7 +311,7 @@ def test_a_label_of_one_stage_is_looked_for(data: Path, tmp_path: Path) -> None:
 
 def test_settings_of_a_stage() -> None:
     found = config(per_stage={2: {"lr": "1e-3", "charge_weight": 3.0}}, lr=7e-3).training
-    assert [found.for_stage(number).lr for number in (1, 2, 3)] == pytest.approx([7e-3, 1e-3, 7e-4])
+    assert [found.for_stage(number).lr for number in (1, 2, 3)] == pytest.approx([7e-3, 1e-3, 1.4e-3])
     assert found.for_stage(2).per_stage == {}
     assert found.weight("charge_weight") == 3.0
     assert found.for_stage(1).weight("charge_weight") == 0.0
@@ -319,7 +319,7 @@ def test_settings_of_a_stage() -> None:
 
 def test_the_last_stage_is_gentle_with_a_fitted_network() -> None:
     """Unless it is told otherwise, or all stages are: those of a fine-tuning are."""
-    assert config(lr=1e-3).training.for_stage(3).lr == pytest.approx(1e-4)
+    assert config(lr=1e-3).training.for_stage(3).lr == pytest.approx(2e-4)
     assert config(lr=1e-3, per_stage={3: {"lr": 2e-3}}).training.for_stage(3).lr == 2e-3
     assert config(**{"lr": 1e-3, "stages": 3, "finetune.model": "a.pt"}).training.for_stage(3).lr == 1e-3
 
