@@ -146,11 +146,11 @@ def _fitted(
         begun = (out / "config.yaml").exists()
         fit(None if begun else data, out=out, settings=None if begun else settings, resume=begun, verbose=False)
     results = json.loads((out / "results.json").read_text())
-    test = results["test"]
-    stages = results["stages"]
+    test, stages = results["test"], results["stages"]
+    labels = [label for label in ("energy", "forces", "charges") if label in test]
     return {
-        "test": {label: test[label] for label in ("energy", "forces")},
-        "validation": {label: stages[-1]["validation"][label] for label in ("energy", "forces")},
+        "test": {label: test[label] for label in labels},
+        "validation": {label: stages[-1]["validation"][label] for label in labels},
         "n": test["n_structures"],
         "charges": stages[-1].get("charges", {}),
     }

@@ -19,13 +19,20 @@ from timing import RESULTS
 from lrpot.plot_style import COLOURS, STYLE, save
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
+SHOWN = (
+    "PaiNN",
+    "PaiNN, epsilon 0.01",
+    "PaiNN, long range, one step",
+    "PaiNN, long range, three steps",
+    "equivariant",
+)
 SIZES = (1, 16, 32, 96, 256)  # edges of the groups of cells, atoms
 UNITS = {"energy": "energy, RMSE (meV/atom)", "forces": "forces, MAE (meV/Å)"}
 
 
 def draw(name: str) -> Path:
     records = json.loads((RESULTS / f"defects-{name}.json").read_text())["records"]
-    records = [record for record in records if record["split"] == "random"]
+    records = [record for record in records if record["split"] == "random" and record["model"] in SHOWN]
     most = max(record["training rows"] for record in records)
     whole = [record for record in records if record["training rows"] == most]
     panels: list[Callable[[Axes, str], None]] = [lambda axis, label: by_class(axis, whole, label)]
