@@ -15,7 +15,7 @@ from lrpot.training.checkpoint import usable_checkpoint
 from lrpot.training.record import RECORD
 from lrpot.training.run import CHECKPOINTS, SPLIT
 from lrpot.training.stages import Stage, decided, plan
-from lrpot.training.summary import charge_warnings
+from lrpot.training.summary import charge_warnings, idle_warnings
 
 
 @dataclass(frozen=True)
@@ -134,4 +134,4 @@ def _stage_warnings(config: FitConfig, stages: list[dict[str, Any]]) -> list[str
                 f"stage {number} ({entry['title']}) was still improving in its last epoch; a larger "
                 f"training.max_epochs than {config.training.max_epochs} may lower the errors"
             )
-    return found
+    return found + idle_warnings(stages, config)

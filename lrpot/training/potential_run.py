@@ -37,6 +37,7 @@ from lrpot.training.summary import (
     charges_of,
     charges_text,
     errors_text,
+    idle_warnings,
     progress_note,
     stage_table,
 )
@@ -97,7 +98,7 @@ class PotentialRun(Run[Potential]):
         return progress_note(history)
 
     def warnings(self) -> list[str]:
-        return charge_warnings(self.done, self.config)
+        return charge_warnings(self.done, self.config) + idle_warnings(self.done, self.config)
 
     def _fresh_model(self) -> Potential:
         model = build_potential(self.config.model, self.data.elements)

@@ -59,6 +59,29 @@ def charge_warnings(done: list[dict[str, Any]], config: FitConfig) -> list[str]:
     ]
 
 
+def idle_warnings(done: list[dict[str, Any]], config: FitConfig) -> list[str]:
+    """What to say after the last stage, where the network had better errors before it had a long range.
+
+    Args:
+        done: the entries of the start and of all stages so far, with "validation".
+    """
+    stages = plan(decided(config, done))
+    alone = len(stages) == 3 and stages[0].trained == {"short"} and not stages[0].charged
+    if not alone or len(done) <= len(stages):
+        return []
+    before, now = (
+        {name: entry["validation"][name] for name in ("energy", "forces") if name in entry["validation"]}
+        for entry in (done[1], done[-1])
+    )
+    if any(now[name]["mae"] < before[name]["mae"] for name in now):
+        return []
+    return [
+        f"the long range has brought nothing: on the validation rows the network had {errors_text(before)} before it, "
+        f"and has {errors_text(now)} with it; stages/1.pt is that network, and lrpot fit --kernel none gives it all "
+        "epochs"
+    ]
+
+
 def _cause(config: FitConfig) -> str:
     if config.training.stages == 3 and config.schedule == "published":
         return (

@@ -32,7 +32,7 @@ from lrpot.training.baseline import charge_scales, residual_scales, set_start, s
 from lrpot.training.dataset import read_data
 from lrpot.training.module import StageModule
 from lrpot.training.stages import Stage, plan
-from lrpot.training.summary import charge_sizes, charge_warnings
+from lrpot.training.summary import charge_sizes, charge_warnings, idle_warnings
 from tests.helpers_cli import run_cli, small_model
 from tests.unit.test_training import SMALL
 from tests.unit.training_data import CHARGE, ionic_rows
@@ -350,6 +350,28 @@ def test_collapsed_charges_are_told_for_every_kind(kind: str) -> None:
     assert len(charge_warnings(entries(0.9, 0.02), at_once)) == 1
     first = config(model__charges__kind=kind, training__schedule="physics-first")
     assert len(charge_warnings(entries(0.9, 0.02), first)) == 1
+
+
+def test_a_long_range_that_brings_nothing_is_told() -> None:
+    """Where stage 1 had none to compare with, and neither energies nor forces are better at the end."""
+
+    def done(*errors: tuple[float, float], guessed: bool = False) -> list[dict]:
+        units = {"energy": "eV/atom", "forces": "eV/A"}
+        validation = [
+            {name: {"mae": mae, "unit": unit} for (name, unit), mae in zip(units.items(), pair, strict=True)}
+            for pair in errors
+        ]
+        return [{"stage": n, "guessed": guessed, "validation": entry} for n, entry in enumerate(validation)]
+
+    start, alone, worse, better = (9.0, 9.0), (1.0, 2.0), (1.0, 2.5), (1.5, 1.9)
+    published = config(training__schedule="published")
+    (told,) = idle_warnings(done(start, alone, alone, worse), published)
+    assert "had energy 1 eV/atom, forces 2 eV/A before it, and has energy 1 eV/atom, forces 2.5 eV/A with it" in told
+    assert len(idle_warnings(done(start, alone, alone, worse, guessed=True), config())) == 1
+    assert idle_warnings(done(start, alone, alone, better), published) == []
+    assert idle_warnings(done(start, alone, worse), published) == []  # there is a stage to come
+    assert idle_warnings(done(start, alone, alone, worse), config()) == []  # physical-start
+    assert idle_warnings(done(start, worse), config(model__kernel__form="none")) == []
 
 
 def test_charges_that_did_not_collapse_are_not_warned_of() -> None:
