@@ -35,6 +35,7 @@ fit_module = importlib.import_module("lrpot.training.fit")  # `lrpot.training` h
 SETTINGS = SMALL | {
     "training.dtype": "float64",
     "training.max_epochs": 4,
+    "training.schedule": "physical-start",
     "training.batch_size": 3,
     "training.max_edges": 2000,
     "training.lr_schedule": "plateau",
